@@ -54,6 +54,27 @@ fn send(machine: &Machine, cpu: &Cpu<SoftwareInterface>, events: &[usize]) {
     }
 }
 
+/// Sends an MSI, and has the vCPU become direct (`on`), or cease to be.
+fn send_and_change(machine: &Machine, cpu: &Cpu<SoftwareInterface>, on: bool) {
+    send(machine, cpu, &[0]);
+    machine.set_direct(&cpu.pin(), on);
+    machine.handle(&cpu.pin());
+}
+
+/// Checks that a vCPU with `left` interrupts to take stays awake, or has been woken since there
+/// were `before` wakes. Lets the guest take the interrupts.
+fn check_awake(
+    machine: &Machine,
+    cpu: &Cpu<SoftwareInterface>,
+    blocked: Blocked,
+    before: usize,
+    left: usize,
+) {
+    let asleep = blocked == Blocked::Yes && machine.wakes() == before;
+    assert!(!asleep || left == 0, "asleep for ever");
+    assert_eq!(machine.serve(cpu, V0), left);
+}
+
 /// Races a direct MSI against a block. The vCPU stays awake, or is woken.
 #[test]
 fn msi_against_block() {
@@ -76,9 +97,7 @@ fn msis_against_block(preemptions: usize, events: &'static [usize]) {
         machine.handle(&cpu.pin());
         other.join();
 
-        let wakes = machine.wakes();
-        assert!(blocked == Blocked::No || wakes == 1, "asleep for ever");
-        assert_eq!(machine.serve(&cpu, V0), events.len());
+        check_awake(&machine, &cpu, blocked, 0, events.len());
         sole(machine).finish(&cpu);
     });
 }
@@ -98,9 +117,7 @@ fn msi_against_a_second_block() {
         machine.handle(&cpu.pin());
         other.join();
 
-        let woken = machine.wakes() > before;
-        assert!(blocked == Blocked::No || woken, "asleep for ever");
-        assert_eq!(machine.serve(&cpu, V0), 1);
+        check_awake(&machine, &cpu, blocked, before, 1);
         sole(machine).finish(&cpu);
     });
 }
@@ -127,11 +144,31 @@ fn late_doorbell_against_block() {
         machine.handle(&cpu.pin());
         other.join();
 
-        let woken = machine.wakes() > before;
-        let served = machine.serve(&cpu, V0);
-        let asleep = blocked == Blocked::Yes && !woken;
-        assert!(!asleep || served == 0, "asleep for ever");
-        assert_eq!(taken + served, 2);
+        check_awake(&machine, &cpu, blocked, before, 2 - taken);
+        sole(machine).finish(&cpu);
+    });
+}
+
+/// Races a doorbell that is taken late, an MSI with a doorbell of its own, and the next block of the
+/// vCPU, on three CPUs.
+#[test]
+fn two_doorbells_against_block() {
+    check_serial(2, || {
+        let (machine, cpu) = started();
+        machine.command(&cpu.pin(), 0, mapti_second(0));
+        sleep(&machine, &cpu);
+        machine.send(0);
+
+        let handler = spawn(&machine, 1, |machine, cpu| machine.handle(&cpu.pin()));
+        let device = spawn(&machine, 2, |machine, cpu| send(machine, cpu, &[1]));
+        let taken = enter_and_exit(&machine, &cpu);
+        let before = machine.wakes();
+        let blocked = machine.block(&cpu, V0);
+        machine.handle(&cpu.pin());
+        handler.join();
+        device.join();
+
+        check_awake(&machine, &cpu, blocked, before, 2 - taken);
         sole(machine).finish(&cpu);
     });
 }
@@ -153,11 +190,7 @@ fn msi_against_entry_elsewhere() {
         machine.handle(&cpu.pin());
         other.join();
 
-        let woken = machine.wakes() > before;
-        let asleep = blocked == Blocked::Yes && !woken;
-        let served = machine.serve(&cpu, V0);
-        assert!(!asleep || served == 0, "asleep for ever");
-        assert_eq!(taken + served, 1);
+        check_awake(&machine, &cpu, blocked, before, 1 - taken);
         sole(machine).finish(&cpu);
     });
 }
@@ -226,19 +259,23 @@ fn msis_against_a_change(on: bool) {
     });
 }
 
-/// Races a change of the path, after an MSI, against a block. The vCPU stays awake, or is woken.
+/// Races an MSI, and the change to list registers, against a block. The vCPU stays awake, or is
+/// woken.
 #[test]
-fn change_against_block() {
-    for on in [false, true] {
-        against_block(
-            move || changing(on),
-            move |machine, cpu| {
-                send(machine, cpu, &[0]);
-                machine.set_direct(&cpu.pin(), on);
-                machine.handle(&cpu.pin());
-            },
-        );
-    }
+fn way_to_list_registers_against_block() {
+    against_block(
+        || changing(false),
+        |machine, cpu| send_and_change(machine, cpu, false),
+    );
+}
+
+/// Races an MSI, and the change to the hardware, against a block. The vCPU stays awake, or is woken.
+#[test]
+fn way_to_hardware_against_block() {
+    against_block(
+        || changing(true),
+        |machine, cpu| send_and_change(machine, cpu, true),
+    );
 }
 
 /// Races the making of the virtual PE, and an MSI, against a block. The vCPU stays awake, or is
@@ -262,27 +299,29 @@ fn against_block(
         machine.handle(&cpu.pin());
         other.join();
 
-        let woken = machine.wakes() > 0;
-        assert!(blocked == Blocked::No || woken, "asleep for ever");
-        assert_eq!(machine.serve(&cpu, V0), 1);
+        check_awake(&machine, &cpu, blocked, 0, 1);
         sole(machine).finish(&cpu);
     });
 }
 
-/// Races a change of the path, after an MSI, against an entry. The guest takes the MSI once, and at
+/// Races an MSI, and the change to list registers, against an entry. The guest takes the MSI once,
+/// at once or after a kick.
+#[test]
+fn way_to_list_registers_against_entry() {
+    against_entry(
+        || changing(false),
+        |machine, cpu| send_and_change(machine, cpu, false),
+    );
+}
+
+/// Races an MSI, and the change to the hardware, against an entry. The guest takes the MSI once, at
 /// once or after a kick.
 #[test]
-fn change_against_entry() {
-    for on in [false, true] {
-        against_entry(
-            move || changing(on),
-            move |machine, cpu| {
-                send(machine, cpu, &[0]);
-                machine.set_direct(&cpu.pin(), on);
-                machine.handle(&cpu.pin());
-            },
-        );
-    }
+fn way_to_hardware_against_entry() {
+    against_entry(
+        || changing(true),
+        |machine, cpu| send_and_change(machine, cpu, true),
+    );
 }
 
 /// Races the making of the virtual PE, and an MSI, against an entry. The guest takes the MSI at
