@@ -2,7 +2,7 @@
 //!
 //! Every access that another CPU or the device may notice is one access of loom's, which orders no
 //! other memory: hardware orders none. The CPUs' accesses happen in one order, as if the GIC did
-//! one thing at a time. Where IHI 0069 says UNPREDICTABLE, the model panics.
+//! one thing at a time. The model panics where IHI 0069 says UNPREDICTABLE.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};

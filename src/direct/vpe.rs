@@ -1,6 +1,5 @@
 //! A virtual PE: made, moved to another CPU, freed.
 
-use crate::delivery::queue;
 use crate::direct::of;
 use crate::epoch::CpuPin;
 use crate::error::DirectError;
@@ -8,10 +7,8 @@ use crate::gicv4::command::Command;
 use crate::gicv4::{Gicv4, ItsFault, PhysicalIts, VpeId};
 use crate::host::Host;
 use crate::intid::{CpuId, IntId, VcpuId};
-use crate::sync::{Mutant, mutant};
 use crate::vm::Vm;
 use crate::vm::direct::{Shared, Vpe};
-use crate::vm::residency::RECALL;
 
 /// Byte of a configuration table: an enabled virtual LPI of the lowest priority.
 const ENABLED: u8 = 0xfd;
@@ -29,7 +26,9 @@ fn pending_bytes<H: Host>(vm: &Vm<H>) -> usize {
     (1 << vm.config.intid_bits()) / 8
 }
 
-/// Gives a vCPU a virtual PE, unless it has one. Takes the locks of `vm::direct`, one at a time.
+/// Gives a vCPU a virtual PE, unless it has one. Returns true if the virtual PE has just been made:
+/// the caller recalls the vCPU, which may be in the guest, or blocked, without it. Takes the locks
+/// of `vm::direct`, one at a time.
 ///
 /// # Errors
 /// [`DirectError`]; the reason stays in the vCPU's slot.
@@ -37,7 +36,7 @@ pub(crate) fn ensure<H: Host>(
     vm: &Vm<H>,
     pin: &CpuPin<'_>,
     vcpu: VcpuId,
-) -> Result<(), DirectError> {
+) -> Result<bool, DirectError> {
     let (direct, gic) = of(vm).ok_or(DirectError::NoGicv4)?;
     let slot = direct.slot(vcpu).ok_or(DirectError::UnknownVcpu(vcpu))?;
 
@@ -52,18 +51,10 @@ pub(crate) fn ensure<H: Host>(
 
     let mut vpe = slot.vpe.lock(pin.locks());
     if vpe.is_ok() {
-        return Ok(());
+        return Ok(false);
     }
-    let made = configuration.and_then(|table| make(vm, gic, Some(vcpu), pin.cpu(), table));
-    *vpe = made;
-    drop(vpe);
-
-    if made.is_ok() && !mutant(Mutant::VpeWithoutRecall) {
-        // A vCPU in the guest, or blocked, went there without a virtual PE. The next entry makes it
-        // resident, or the next block enables its doorbell.
-        queue::notify(vm, pin, vcpu, RECALL);
-    }
-    made.map(|_| ())
+    *vpe = configuration.and_then(|table| make(vm, gic, Some(vcpu), pin.cpu(), table));
+    vpe.map(|_| true)
 }
 
 /// Makes the tables of a VM, and the virtual PE that takes pending states out.

@@ -165,7 +165,7 @@ mod tests {
 
         assert_eq!(Command::vsync(5).words(), [0x25, 5 << 32, 0, 0]);
         assert_eq!(Command::vinvall(5).words(), [0x2d, 5 << 32, 0, 0]);
-        let of_event = |code| [0x1234_5678 << 32 | code, 7, 0, 0];
+        let of_event = |code: u64| [0x1234_5678 << 32 | code, 7, 0, 0];
         assert_eq!(Command::int(DEVICE, EventId(7)).words(), of_event(0x03));
         assert_eq!(Command::clear(DEVICE, EventId(7)).words(), of_event(0x04));
         assert_eq!(Command::inv(DEVICE, EventId(7)).words(), of_event(0x0c));

@@ -27,6 +27,7 @@ use crate::vm::Vm;
 use crate::vm::direct::{Direct, DirectEvent, Slot};
 use crate::vm::irq::Irq;
 use crate::vm::its::Its;
+use crate::vm::residency::RECALL;
 
 /// An event of an ITS with its device.
 #[derive(Clone, Copy)]
@@ -311,11 +312,16 @@ pub(crate) fn set_vcpu<H: Host>(
     let made = if on {
         direct::vpe::ensure(vm, pin, vcpu)
     } else {
-        Ok(())
+        Ok(false)
     };
+    if made == Ok(true) && !mutant(Mutant::VpeWithoutRecall) {
+        // The next entry makes the virtual PE resident, or the next block enables the doorbell.
+        queue::notify(vm, pin, vcpu, RECALL);
+    }
+
     slot.set_wanted(on);
     settle_all(vm, pin);
-    made
+    made.map(|_| ())
 }
 
 /// Looks at every event of an ITS again: [`Vgic::settle_direct`](crate::Vgic::settle_direct).

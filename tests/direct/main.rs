@@ -495,7 +495,6 @@ fn a_vcpu_that_becomes_direct_while_it_sleeps_is_woken() {
     assert!(this.msi(0));
     assert_eq!(this.machine.vm.host().take_calls(), [Call::Wake(0)]);
     assert_eq!(this.serve(0), [LPI]);
-    drop(its);
     this.finish();
 }
 
@@ -520,7 +519,6 @@ fn a_vcpu_that_becomes_direct_in_the_guest_is_kicked() {
     this.take(0, &mut seen);
     assert_eq!(seen, [LPI]);
     this.machine.exit(0);
-    drop(its);
     this.finish();
 }
 

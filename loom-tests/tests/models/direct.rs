@@ -1,8 +1,9 @@
-//! `direct`: MSIs that a GICv4 delivers, against blocks, doorbells, a change of CPU and a change of
-//! the path. No wake-up and no MSI is lost.
+//! `direct`: MSIs that a GICv4 delivers, against blocks, doorbells, a change of CPU and a change
+//! of the path. No wake-up and no MSI is lost.
 //!
 //! The vCPU's CPU is CPU 0 unless a model says otherwise. Any CPU takes a doorbell or a physical
-//! LPI. A virtual LPI that is pending in a virtual PE that is resident reaches the guest by itself.
+//! LPI. A virtual LPI that is pending in a virtual PE that is resident reaches the guest by
+//! itself.
 
 use loom::sync::Arc;
 use loom_tests::{Machine, V0, check_serial, mapti_second, sole, spawn};
@@ -122,8 +123,9 @@ fn msi_against_a_second_block() {
     });
 }
 
-/// Races a doorbell that is taken late, and an MSI of another event, against the entry and the next block of a
-/// vCPU that was put without a block. The handler of the late doorbell may disable the doorbell.
+/// Races a doorbell that is taken late, and an MSI of another event, against the entry and the
+/// next block of a vCPU that was put without a block. The handler of the late doorbell may disable
+/// the doorbell.
 #[test]
 fn late_doorbell_against_block() {
     check_serial(4, || {
@@ -149,8 +151,8 @@ fn late_doorbell_against_block() {
     });
 }
 
-/// Races a doorbell that is taken late, an MSI with a doorbell of its own, and the next block of the
-/// vCPU, on three CPUs.
+/// Races a doorbell that is taken late, an MSI with a doorbell of its own, and the next block of
+/// the vCPU, on three CPUs.
 #[test]
 fn two_doorbells_against_block() {
     check_serial(2, || {
@@ -173,8 +175,8 @@ fn two_doorbells_against_block() {
     });
 }
 
-/// Races a direct MSI for a blocked vCPU, which was put on CPU 0, against an entry on CPU 1 and the
-/// next block.
+/// Races a direct MSI for a blocked vCPU, which was put on CPU 0, against an entry on CPU 1 and
+/// the next block.
 #[test]
 fn msi_against_entry_elsewhere() {
     check_serial(4, || {
@@ -195,8 +197,8 @@ fn msi_against_entry_elsewhere() {
     });
 }
 
-/// Races a put on CPU 0 against an entry on CPU 1. The virtual PE of the vCPU is resident on the CPU
-/// that has the vCPU in the guest.
+/// Races a put on CPU 0 against an entry on CPU 1. The virtual PE of the vCPU is resident on the
+/// CPU that has the vCPU in the guest.
 #[test]
 fn put_against_entry_elsewhere() {
     check_serial(4, || {
@@ -238,8 +240,8 @@ fn msis_against_the_way_to_hardware() {
     msis_against_a_change(true);
 }
 
-/// Races MSIs of two events against a change of the events' path, on the CPU of the vCPU. The guest
-/// takes each MSI once.
+/// Races MSIs of two events against a change of the events' path, on the CPU of the vCPU. The
+/// guest takes each MSI once.
 fn msis_against_a_change(on: bool) {
     check_serial(3, move || {
         let (machine, cpu) = started();
@@ -269,7 +271,8 @@ fn way_to_list_registers_against_block() {
     );
 }
 
-/// Races an MSI, and the change to the hardware, against a block. The vCPU stays awake, or is woken.
+/// Races an MSI, and the change to the hardware, against a block. The vCPU stays awake, or is
+/// woken.
 #[test]
 fn way_to_hardware_against_block() {
     against_block(
@@ -314,8 +317,8 @@ fn way_to_list_registers_against_entry() {
     );
 }
 
-/// Races an MSI, and the change to the hardware, against an entry. The guest takes the MSI once, at
-/// once or after a kick.
+/// Races an MSI, and the change to the hardware, against an entry. The guest takes the MSI once,
+/// at once or after a kick.
 #[test]
 fn way_to_hardware_against_entry() {
     against_entry(
