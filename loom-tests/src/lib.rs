@@ -1,6 +1,7 @@
 //! Scaffolding of the models: the exploration, and a VM small enough for it.
 #![cfg(loom)]
 
+mod gicv4;
 mod machine;
 #[cfg(vgic_mutants)]
 mod mutants;

@@ -8,6 +8,7 @@ use loom::sync::atomic::{AtomicBool, AtomicU8};
 use vgic::config::{ItsConfig, RedistributorRegion};
 use vgic::cpu_interface::software::{NEOVERSE, SoftwareInterface};
 use vgic::epoch::{CpuPin, Domain};
+use vgic::gicv4::Gicv4;
 use vgic::intid::{Affinity, CpuId, DeviceId, EventId, IntId, ItsId, Kind, VcpuId};
 use vgic::mmio::{MmioOutcome, Width};
 use vgic::sysreg::SysReg;
@@ -15,6 +16,7 @@ use vgic::{
     BadAddress, Blocked, Config, Cpu, Host, InjectError, Injected, PhysicalInterrupt, Vgic,
 };
 
+use crate::gicv4::Hardware;
 use crate::{LEVEL, PPI, SGI, SPI, V0};
 
 /// The frames of ITS 0. The frames of further ITSes follow.
@@ -44,6 +46,8 @@ pub struct Quiet {
     ram: Mutex<Vec<u8>>,
     /// Bytes of guest memory that loom knows, by address, in place of those in `ram`.
     racing: OnceLock<Vec<(u64, AtomicU8)>>,
+    /// GICv4 of the machine, if it has one.
+    gicv4: Option<Hardware>,
 }
 
 impl Quiet {
@@ -103,6 +107,21 @@ impl Host for Quiet {
     fn resample(&self, _vcpu: VcpuId, _intid: IntId) {
         self.resamples.fetch_add(1, Relaxed);
     }
+    fn event_mapped(
+        &self,
+        _its: ItsId,
+        _device: DeviceId,
+        event: EventId,
+        _lpi: IntId,
+        _target: Option<VcpuId>,
+    ) {
+        if let Some(hardware) = &self.gicv4 {
+            hardware.map_to_lpi(event);
+        }
+    }
+    fn gicv4(&self) -> Option<&dyn Gicv4> {
+        self.gicv4.as_ref().map(|hardware| hardware as _)
+    }
 }
 
 /// A VM and the epoch of its hypervisor.
@@ -137,14 +156,20 @@ impl Machine {
 
     /// Returns a VM of the given configuration, with the interrupts of [`Machine::new`] set up.
     #[must_use]
-    pub fn from_config(mut config: Config) -> Self {
+    pub fn from_config(config: Config) -> Self {
+        Self::on_host(config, Quiet::default())
+    }
+
+    /// Returns a VM of the given configuration on a host, with the interrupts of [`Machine::new`]
+    /// set up.
+    fn on_host(mut config: Config, host: Quiet) -> Self {
         // The smallest number of SPIs, for speed.
         config.spis = 32;
 
         let vcpus = config.vcpus.len();
         let domain = Domain::new();
         let machine = Self {
-            vm: Vgic::new(&domain, config, Quiet::default()).unwrap(),
+            vm: Vgic::new(&domain, config, host).unwrap(),
             domain,
             placed: [const { AtomicUsize::new(0) }; 2],
         };
@@ -171,6 +196,29 @@ impl Machine {
     /// targets vCPU n. Device 0 has two events. Event 0 is LPI 8192 in collection 0.
     #[must_use]
     pub fn with_lpi(vcpus: u8, itses: usize) -> Self {
+        Self::with_lpi_on_host(vcpus, itses, Quiet::default())
+    }
+
+    /// Returns a VM as [`Machine::with_lpi`] does, with one vCPU and one ITS, on a machine with a
+    /// GICv4.
+    #[must_use]
+    pub fn with_gicv4() -> Self {
+        let host = Quiet {
+            gicv4: Some(Hardware::default()),
+            ..Quiet::default()
+        };
+        Self::with_lpi_on_host(1, 1, host)
+    }
+
+    /// Returns a VM as [`Machine::with_gicv4`] does, with vCPU 0 direct.
+    #[must_use]
+    pub fn direct() -> Self {
+        let machine = Self::with_gicv4();
+        machine.on(97, |pin| machine.set_direct(pin, true));
+        machine
+    }
+
+    fn with_lpi_on_host(vcpus: u8, itses: usize, host: Quiet) -> Self {
         let mut config = Config::new(affinities(vcpus));
 
         config.lpis = 32;
@@ -181,7 +229,7 @@ impl Machine {
             config.its.push(its);
         }
 
-        let machine = Self::from_config(config);
+        let machine = Self::on_host(config, host);
         // Each configuration byte gives "enabled, priority 0xa0". Each table entry is valid.
         let mut ram = vec![0xa1; QUEUE + itses * QUEUE_STRIDE];
         // The pending table of all vCPUs, and the one that no vCPU has, have nothing pending.
@@ -469,6 +517,44 @@ impl Machine {
         self.vm.inject_msi(pin, its, DeviceId(0), event).ok()
     }
 
+    // --- direct injection ------------------------------------------------------------------------
+
+    fn hardware(&self) -> &Hardware {
+        let hardware = self.vm.host().gicv4.as_ref();
+        hardware.expect("the machine has a GICv4")
+    }
+
+    /// Makes the events of vCPU 0 direct, or ends that.
+    pub fn set_direct(&self, pin: &CpuPin<'_>, on: bool) {
+        self.vm.set_direct_vcpu(pin, V0, on).unwrap();
+        self.advance(pin);
+    }
+
+    /// Sends an MSI of device 0, by the way that the hardware knows.
+    pub fn send(&self, event: usize) {
+        self.hardware().send(event);
+    }
+
+    /// Takes, as the hypervisor, the doorbells and physical LPIs that are pending, and handles them
+    /// on the calling CPU.
+    pub fn handle(&self, pin: &CpuPin<'_>) {
+        let taken = self.hardware().take_physical();
+        for vcpu in taken.doorbells {
+            self.vm.doorbell(pin, vcpu).unwrap();
+        }
+        for event in taken.events {
+            let injected = self.msi(pin, 0, event);
+            assert!(injected.is_some(), "the event is mapped");
+        }
+    }
+
+    /// Takes every signalled interrupt, as the guest. Returns the number taken.
+    pub fn take(&self, cpu: &Cpu<SoftwareInterface>) -> usize {
+        let hardware = self.vm.host().gicv4.as_ref();
+        let direct = hardware.map_or(0, |hardware| hardware.take_virtual(cpu.local().id()));
+        take(cpu) + direct
+    }
+
     // --- a CPU and its vCPU ----------------------------------------------------------------------
 
     /// Enters the guest.
@@ -505,7 +591,7 @@ impl Machine {
         loop {
             self.enter(cpu, vcpu);
             let before = taken;
-            taken += take(cpu);
+            taken += self.take(cpu);
             self.exit(cpu, vcpu);
             if taken == before {
                 break;

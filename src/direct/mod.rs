@@ -27,6 +27,9 @@
 //! If it rings for a vCPU that is not blocked, because the CPU runs another vCPU, the handler
 //! disables it. Both sides look at BLOCKED under the lock of the virtual PE: either the handler
 //! sees BLOCKED, or the block sees the doorbell disabled and enables it.
+//!
+//! A vCPU may be in the guest, or blocked, when its virtual PE is made. The virtual PE is not
+//! resident then, nor its doorbell enabled. A recall makes the vCPU enter again, or block again.
 
 pub(crate) mod configuration;
 pub(crate) mod pending;

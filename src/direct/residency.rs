@@ -6,6 +6,7 @@ use crate::gicv4::registers::{DIRTY, IDAI, PENDING_LAST, VALID, resident, vpropb
 use crate::gicv4::{Gicv4, ItsFault};
 use crate::host::Host;
 use crate::intid::CpuId;
+use crate::sync::{Mutant, mutant};
 use crate::vm::Vm;
 use crate::vm::ap_list::Class;
 use crate::vm::direct::Vpe;
@@ -103,7 +104,7 @@ fn leave_cpu(gic: &dyn Gicv4, vpe: &mut Vpe) {
     // A virtual PE that does not leave in time may have pending virtual LPIs.
     let (pending, idai) = depart(gic, vpe.cpu).unwrap_or((true, true));
     vpe.resident = false;
-    vpe.pending = pending;
+    vpe.pending = pending && !mutant(Mutant::PendingLastUnread);
     vpe.idai = idai;
 }
 
@@ -143,7 +144,8 @@ pub(crate) fn doorbell_rang<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) 
 /// Disables the doorbell of a vCPU unless the vCPU is blocked. After it has rung.
 pub(crate) fn disarm_doorbell<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) {
     with_vpe(vm, pin, vcpu, |gic, vpe| {
-        if vpe.doorbell_on && !vcpu.residency.get().is_blocked() {
+        let blocked = vcpu.residency.get().is_blocked() && !mutant(Mutant::BlockedDoorbellDisabled);
+        if vpe.doorbell_on && !blocked {
             vpe.doorbell_on = false;
             gic.set_doorbell(vpe.id, vpe.cpu, false);
         }

@@ -26,7 +26,9 @@ fn pending_bytes<H: Host>(vm: &Vm<H>) -> usize {
     (1 << vm.config.intid_bits()) / 8
 }
 
-/// Gives a vCPU a virtual PE, unless it has one. Takes the locks of `vm::direct`, one at a time.
+/// Gives a vCPU a virtual PE, unless it has one. Returns true if the virtual PE has just been made:
+/// the caller recalls the vCPU, which may be in the guest, or blocked, without it. Takes the locks
+/// of `vm::direct`, one at a time.
 ///
 /// # Errors
 /// [`DirectError`]; the reason stays in the vCPU's slot.
@@ -34,7 +36,7 @@ pub(crate) fn ensure<H: Host>(
     vm: &Vm<H>,
     pin: &CpuPin<'_>,
     vcpu: VcpuId,
-) -> Result<(), DirectError> {
+) -> Result<bool, DirectError> {
     let (direct, gic) = of(vm).ok_or(DirectError::NoGicv4)?;
     let slot = direct.slot(vcpu).ok_or(DirectError::UnknownVcpu(vcpu))?;
 
@@ -48,10 +50,11 @@ pub(crate) fn ensure<H: Host>(
     };
 
     let mut vpe = slot.vpe.lock(pin.locks());
-    if vpe.is_err() {
-        *vpe = configuration.and_then(|table| make(vm, gic, Some(vcpu), pin.cpu(), table));
+    if vpe.is_ok() {
+        return Ok(false);
     }
-    vpe.map(|_| ())
+    *vpe = configuration.and_then(|table| make(vm, gic, Some(vcpu), pin.cpu(), table));
+    vpe.map(|_| true)
 }
 
 /// Makes the tables of a VM, and the virtual PE that takes pending states out.

@@ -98,11 +98,17 @@ fn put_with<H: Host, I: CpuInterface>(
     }
 
     shadow.save(cpu.interface());
-    direct::residency::leave(vm, pin, vcpu);
+    let leaves_late = mutant(Mutant::PutBeforeLeave);
+    if !leaves_late {
+        direct::residency::leave(vm, pin, vcpu);
+    }
     rwp::done(vm, vcpu, vcpu.residency.get());
     last(vcpu, &mut shadow);
     drop(shadow);
     vcpu.put(cpu.local());
+    if leaves_late {
+        direct::residency::leave(vm, pin, vcpu);
+    }
     if !mutant(Mutant::StoreForgotten) {
         lpi_tables::store_if_on_no_cpu(vm, vcpu);
     }

@@ -23,10 +23,12 @@ use crate::intid::{DeviceId, EventId, ItsId, VcpuId};
 use crate::its::command_queue::PHYSICAL_STEPS;
 use crate::its::execute::Execution;
 use crate::its::walks;
+use crate::sync::{Mutant, mutant};
 use crate::vm::Vm;
 use crate::vm::direct::{Direct, DirectEvent, Slot};
 use crate::vm::irq::Irq;
 use crate::vm::its::Its;
+use crate::vm::residency::RECALL;
 
 /// An event of an ITS with its device.
 #[derive(Clone, Copy)]
@@ -177,7 +179,8 @@ impl<'a, H: Host> Execution<'a, H> {
         let mut pending = false;
         if known {
             gic.hold(its.id, at.device);
-            pending = gic.unmap_event(its.id, at.device, at.event);
+            pending = gic.unmap_event(its.id, at.device, at.event)
+                && !mutant(Mutant::PhysicalLpiForgotten);
         }
 
         configuration::store(vm, pin, irq);
@@ -198,7 +201,7 @@ impl<'a, H: Host> Execution<'a, H> {
             pin.counters().direct_begins.add(1);
             if let Some(changed) = irq.take_pending(new.event.vcpu) {
                 queue::complete(vm, pin, irq, changed);
-                pending = true;
+                pending |= !mutant(Mutant::LatchForgotten);
             }
             let int = Command::int(new.event.device, at.event);
             pending = pending && !self.submit(new, &[int, sync]);
@@ -227,7 +230,7 @@ impl<'a, H: Host> Execution<'a, H> {
 
         self.note(at, None);
         self.report(at, irq, target);
-        if pending {
+        if pending && !mutant(Mutant::VirtualLpiForgotten) {
             let _ = inject::raised(vm, pin, irq, irq.raise());
         }
         old.slot.remove_event();
@@ -362,11 +365,16 @@ pub(crate) fn set_vcpu<H: Host>(
     let made = if on {
         direct::vpe::ensure(vm, pin, vcpu)
     } else {
-        Ok(())
+        Ok(false)
     };
+    if made == Ok(true) && !mutant(Mutant::VpeWithoutRecall) {
+        // The next entry makes the virtual PE resident, or the next block enables the doorbell.
+        queue::notify(vm, pin, vcpu, RECALL);
+    }
+
     slot.set_wanted(on);
     settle_all(vm, pin);
-    made
+    made.map(|_| ())
 }
 
 /// Looks at every event of an ITS again: [`Vgic::settle_direct`](crate::Vgic::settle_direct).

@@ -288,6 +288,25 @@ mutants! {
     /// A CPU draws the ticket being served by a load and a store instead of a compare-and-swap.
     TicketDrawnByLook: "tickets", "attempts_against_a_wait", "";
 
+    /// A block takes no account of the virtual LPIs that came before the virtual PE left.
+    PendingLastUnread: "direct", "msi_against_block", "";
+    /// A doorbell's handler notes the virtual LPI only after it has given the vCPU work.
+    DoorbellNotedLate: "direct", "msi_against_a_second_block", "";
+    /// A doorbell's handler disables the doorbell of a vCPU that is blocked.
+    BlockedDoorbellDisabled: "direct", "late_doorbell_against_block", "";
+    /// A block enables the doorbell first, and marks the vCPU as blocked then.
+    DoorbellEnabledEarly: "direct", "late_doorbell_against_block", "";
+    /// A put gives the vCPU up before its virtual PE has left the CPU.
+    PutBeforeLeave: "direct", "put_against_entry_elsewhere", "";
+    /// A vCPU that has got a virtual PE, in the guest or blocked, is not recalled.
+    VpeWithoutRecall: "direct", "first_change_against_block", "";
+    /// An event that becomes direct leaves the pending state of its physical LPI behind.
+    PhysicalLpiForgotten: "direct", "msis_against_the_way_to_hardware", "";
+    /// An event that becomes direct leaves the pending state of its LPI behind.
+    LatchForgotten: "direct", "msis_against_the_way_to_hardware", "";
+    /// An event that ceases to be direct leaves its pending state behind.
+    VirtualLpiForgotten: "direct", "msis_against_the_way_to_list_registers", "";
+
     /// Two CPUs drain the same mappings at once, and each puts the mapping's single reference.
     DrainedTwice: "its_pair", "drain_against_drain", "CVE-2026-46316";
     /// A put loads the state again to decide if the put was the last, so two CPUs may both decide

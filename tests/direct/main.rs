@@ -472,6 +472,49 @@ fn an_its_that_stops_ends_direct_injection() {
     this.machine.finish();
 }
 
+#[test]
+fn a_vcpu_that_becomes_direct_while_it_sleeps_is_woken() {
+    let this = Direct::new(1);
+    this.set_device(true).unwrap();
+    let its = Driver::new(&this.machine);
+    its.mapd(DEVICE.into(), 2);
+    its.map(DEVICE.into(), 0, LPI.into(), 0);
+    assert_eq!(this.serve(0), []);
+    this.machine.vm.host().take_calls();
+
+    this.set_vcpu(0, true).unwrap();
+    assert_eq!(this.machine.vm.host().take_calls(), [Call::Wake(0)]);
+    assert_eq!(this.machine.block(0), Blocked::Yes);
+    assert!(this.msi(0));
+    assert_eq!(this.machine.vm.host().take_calls(), [Call::Wake(0)]);
+    assert_eq!(this.serve(0), [LPI]);
+    this.finish();
+}
+
+#[test]
+fn a_vcpu_that_becomes_direct_in_the_guest_is_kicked() {
+    let this = Direct::new(1);
+    this.set_device(true).unwrap();
+    let its = Driver::new(&this.machine);
+    its.mapd(DEVICE.into(), 2);
+    its.map(DEVICE.into(), 0, LPI.into(), 0);
+    assert_eq!(this.serve(0), []);
+    this.machine.enter(0);
+    this.machine.vm.host().take_calls();
+
+    this.set_vcpu(0, true).unwrap();
+    assert_eq!(this.machine.vm.host().take_calls(), [Call::Kick(0, 0)]);
+    this.machine.exit(0);
+    this.machine.enter(0);
+    assert!(this.model.is_occupied(0));
+    assert!(this.msi(0));
+    let mut seen = Vec::new();
+    this.take(0, &mut seen);
+    assert_eq!(seen, [LPI]);
+    this.machine.exit(0);
+    this.finish();
+}
+
 /// A step of a random test.
 #[derive(Clone, Copy, Debug)]
 enum Step {

@@ -3,6 +3,7 @@
 
 mod clear_pending;
 mod deferred;
+mod direct;
 mod enable_lpis;
 mod epoch;
 mod fold_prune;
