@@ -140,7 +140,8 @@ impl VmHost {
     }
 
     /// Unmaps an event in the physical ITS, whose device sends none, on the CPU number `cpu`, the
-    /// calling one. Returns true if its LPI was pending.
+    /// calling one. Returns true if its LPI was pending. Another CPU that has acknowledged the LPI
+    /// injects the event.
     pub(super) fn take_event(
         &self,
         its: ItsId,
@@ -156,7 +157,7 @@ impl VmHost {
             self.gic.lpis.configure(old.lpi, true, true);
             physical.take_event(device.0, event.0, old.lpi, cpu)
         });
-        self.gic.lpis.release(old.lpi);
+        self.gic.lpis.retire(old.lpi);
         pending
     }
 
