@@ -69,6 +69,8 @@ impl VmHost {
     /// was.
     pub(crate) fn new(vm: &'static Vm, mirror: Mirror) -> Self {
         let gic = gic::get();
+        // Nothing but a device of the machine's sends MSIs that can be direct.
+        let has_devices = vm.extent == Extent::Whole || vm.devices.is_some();
         let own = 1 << gic.maintenance() | 1 << hyp_timer::PPI;
         let (spis, ppis) = match vm.extent {
             Extent::Whole => (gic.distributor.spis(), u32::MAX << IntId::FIRST_PPI & !own),
@@ -81,7 +83,7 @@ impl VmHost {
             vm,
             vcpus: vm.vcpus(),
             gic,
-            is_direct: gic.has_virtual_lpis() && vm.direct != Direct::Off,
+            is_direct: gic.has_virtual_lpis() && vm.direct != Direct::Off && has_devices,
             spis,
             ppis,
             locks: Locks {
