@@ -177,7 +177,9 @@ fn make(
     })?;
     let is_saved = moments.is_some() || options.snapshot.is_some() || options.kvm.is_some();
     let tables = options.snapshot.as_ref().map_or(0, |_| ram.len());
-    let is_direct = options.direct != Direct::Off && gic::get().has_virtual_lpis();
+    let is_direct = options.direct != Direct::Off
+        && !options.functions.is_empty()
+        && gic::get().has_virtual_lpis();
     let virtual_pes = if is_direct { vcpus } else { 0 };
     let heap = layout::growth_for(
         vcpus,
@@ -195,6 +197,10 @@ fn make(
         let (lpis, events) = (stock.lpis, options.events);
         stock.lpis = (lpis.checked_sub(events)).ok_or_else(|| {
             format!("there are {lpis} LPIs left, and {events} events want one each")
+        })?;
+        let lpis = stock.lpis;
+        stock.lpis = (lpis.checked_sub(virtual_pes as u32)).ok_or_else(|| {
+            format!("there are {lpis} LPIs left, and {vcpus} vCPUs want a doorbell each")
         })?;
     }
     let own = entropy.is_some().then_some(&[virtio::WINDOW][..]);

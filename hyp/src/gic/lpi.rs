@@ -136,8 +136,16 @@ impl Lpis {
     /// Disables and frees `lpi`. The caller has told the ITS by a DISCARD.
     pub(crate) fn release(&self, lpi: u32) {
         let index = (lpi - FIRST) as usize;
-        self.configuration.write(index, &[PRIORITY]);
         self.sources[index].store(MsiSource::NONE, Ordering::Release);
+        self.retire(lpi);
+    }
+
+    /// Disables and frees `lpi`, whose event remains. The caller has told the ITS by a DISCARD.
+    /// Until the LPI is allocated again, it stands for the event: another CPU may have acknowledged
+    /// it, and must not lose the MSI.
+    pub(crate) fn retire(&self, lpi: u32) {
+        let index = (lpi - FIRST) as usize;
+        self.configuration.write(index, &[PRIORITY]);
         self.free.lock().push_back(lpi);
     }
 

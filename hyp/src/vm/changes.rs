@@ -32,10 +32,12 @@ pub(crate) struct Changes {
 }
 
 impl Changes {
-    /// Returns the changes that the options of a VM ask for, if they do, and if the machine has a
-    /// GICv4.
+    /// Returns the changes that the options of a VM ask for, if they do, if the VM has PCI functions,
+    /// and if the machine has a GICv4.
     pub(crate) fn of(options: &Options) -> Option<Self> {
-        let is_wanted = options.direct == Direct::Switch && gic::get().has_virtual_lpis();
+        let is_wanted = options.direct == Direct::Switch
+            && !options.functions.is_empty()
+            && gic::get().has_virtual_lpis();
         is_wanted.then(|| Self {
             loads: AtomicU32::new(0),
             random: Mutex::new(ChaCha8Rng::seed_from_u64(options.seed.into())),

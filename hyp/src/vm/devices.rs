@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use spin::Mutex;
+use spin::{Mutex, MutexGuard};
 
 use crate::memory::dma::DmaTables;
 use crate::pci::Bdf;
@@ -119,8 +119,8 @@ impl Devices {
     /// Holds the MSIs of the function with this DeviceID back, or lets them go: the Function Mask
     /// of MSI-X (PCI 6.8.2.3). When the call returns, earlier MSIs have left the function.
     ///
-    /// The VM, which writes the register too, waits meanwhile. Calls come in pairs, one pair at a
-    /// time.
+    /// The VM, which reads and writes the register too, waits meanwhile. Calls come in pairs, one
+    /// pair at a time.
     pub(crate) fn mask(&self, device: u32, on: bool) {
         let mut functions = self.functions.iter();
         let is_it = |function: &&Function| self.bus.devices.id_of(function.bdf) == Some(device);
@@ -164,20 +164,28 @@ impl Devices {
 
     /// Reads `bytes` bytes of configuration space.
     pub(crate) fn read(&self, address: u64, bytes: u64) -> u64 {
-        let config = self.config.lock();
+        let config = self.config_of_vm();
         config.read(&self.bus.ecam, address - ECAM, bytes)
     }
 
     /// Writes `bytes` bytes of configuration space.
     pub(crate) fn write(&self, address: u64, bytes: u64, value: u64) {
-        let mut config = self.config.lock();
-        // Relaxed: ordered by the lock.
-        while self.held.load(Ordering::Relaxed) {
+        let mut config = self.config_of_vm();
+        config.write(&self.bus.ecam, address - ECAM, bytes, value);
+    }
+
+    /// Locks the configuration space for the VM, once no function's MSIs are held back. The VM would
+    /// read a mask that is not its own, and write it back.
+    fn config_of_vm(&self) -> MutexGuard<'_, ConfigSpace> {
+        loop {
+            let config = self.config.lock();
+            // Relaxed: ordered by the lock.
+            if !self.held.load(Ordering::Relaxed) {
+                return config;
+            }
             drop(config);
             core::hint::spin_loop();
-            config = self.config.lock();
         }
-        config.write(&self.bus.ecam, address - ECAM, bytes, value);
     }
 
     /// Returns the functions' numbers at a controller.

@@ -69,6 +69,8 @@ impl VmHost {
     /// was.
     pub(crate) fn new(vm: &'static Vm, mirror: Mirror) -> Self {
         let gic = gic::get();
+        // Nothing but a device of the machine's sends MSIs that can be direct.
+        let has_devices = vm.extent == Extent::Whole || vm.devices.is_some();
         let own = 1 << gic.maintenance() | 1 << hyp_timer::PPI;
         let (spis, ppis) = match vm.extent {
             Extent::Whole => (gic.distributor.spis(), u32::MAX << IntId::FIRST_PPI & !own),
@@ -81,7 +83,7 @@ impl VmHost {
             vm,
             vcpus: vm.vcpus(),
             gic,
-            is_direct: gic.has_virtual_lpis() && vm.direct != Direct::Off,
+            is_direct: gic.has_virtual_lpis() && vm.direct != Direct::Off && has_devices,
             spis,
             ppis,
             locks: Locks {
@@ -140,7 +142,8 @@ impl VmHost {
     }
 
     /// Unmaps an event in the physical ITS, whose device sends none, on the CPU number `cpu`, the
-    /// calling one. Returns true if its LPI was pending.
+    /// calling one. Returns true if its LPI was pending. Another CPU that has acknowledged the LPI
+    /// injects the event.
     pub(super) fn take_event(
         &self,
         its: ItsId,
@@ -156,7 +159,7 @@ impl VmHost {
             self.gic.lpis.configure(old.lpi, true, true);
             physical.take_event(device.0, event.0, old.lpi, cpu)
         });
-        self.gic.lpis.release(old.lpi);
+        self.gic.lpis.retire(old.lpi);
         pending
     }
 
