@@ -233,6 +233,7 @@ impl<'a, H: Host> Execution<'a, H> {
         if pending && !mutant(Mutant::VirtualLpiForgotten) {
             let _ = inject::raised(vm, pin, irq, irq.raise());
         }
+
         old.slot.remove_event();
         pin.counters().direct_ends.add(1);
         gic.release(its.id, at.device);

@@ -116,9 +116,9 @@ pub(crate) fn home_size(cpus: usize, is_saved: bool) -> usize {
 }
 
 /// Returns the bytes of physical memory, in whole blocks, that the heap grows by for a VM with a
-/// part of the machine that has so many vCPUs, of which `virtual_pes` have a virtual PE, and may map
-/// so many events, and is saved if `is_saved`. So many bytes of RAM, `by_pages`, are mapped page by
-/// page.
+/// part of the machine that has so many vCPUs, of which `virtual_pes` have a virtual PE, and may
+/// map so many events, and is saved if `is_saved`. So many bytes of RAM, `by_pages`, are mapped
+/// page by page.
 pub(crate) fn growth_for(
     vcpus: usize,
     virtual_pes: usize,

@@ -32,8 +32,8 @@ pub(crate) struct Changes {
 }
 
 impl Changes {
-    /// Returns the changes that the options of a VM ask for, if they do, if the VM has PCI functions,
-    /// and if the machine has a GICv4.
+    /// Returns the changes that the options of a VM ask for, if they do, if the VM has PCI
+    /// functions, and if the machine has a GICv4.
     pub(crate) fn of(options: &Options) -> Option<Self> {
         let is_wanted = options.direct == Direct::Switch
             && !options.functions.is_empty()

@@ -174,8 +174,8 @@ impl Devices {
         config.write(&self.bus.ecam, address - ECAM, bytes, value);
     }
 
-    /// Locks the configuration space for the VM, once no function's MSIs are held back. The VM would
-    /// read a mask that is not its own, and write it back.
+    /// Locks the configuration space for the VM, once no function's MSIs are held back. The VM
+    /// would read a mask that is not its own, and write it back.
     fn config_of_vm(&self) -> MutexGuard<'_, ConfigSpace> {
         loop {
             let config = self.config.lock();

@@ -135,8 +135,8 @@ impl Options for BootOptions {
             option(
                 "direct",
                 "on|off|switch",
-                "With --gic 4: whether MSIs reach the guest without an exit, or, with --cpus, change \
-                 between that and list registers all the time [default: on]",
+                "With --gic 4: whether MSIs reach the guest without an exit, or, with --cpus, \
+                 change between that and list registers all the time [default: on]",
             )
             .requires("gic")
             .requires_if("switch", "cpus")
