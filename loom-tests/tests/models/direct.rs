@@ -243,7 +243,7 @@ fn msis_against_the_way_to_hardware() {
 /// Races MSIs of two events against a change of the events' path, on the CPU of the vCPU. The
 /// guest takes each MSI once.
 fn msis_against_a_change(on: bool) {
-    check_serial(3, move || {
+    check_serial(2, move || {
         let (machine, cpu) = started();
         machine.command(&cpu.pin(), 0, mapti_second(0));
         if on {
