@@ -491,6 +491,8 @@ pub enum DirectError {
     UnknownIts(ItsId),
     /// A vCPU for which direct injection was never asked.
     NotWanted,
+    /// A VM that is frozen, is being reset, saved or restored, or has been taken apart.
+    TornDown,
     /// No vPEID left on the machine.
     NoVpe,
     /// No memory for a table that the redistributors reach.
@@ -508,6 +510,7 @@ impl core::fmt::Display for DirectError {
             Self::UnknownVcpu(v) => write!(f, "the VM has no vCPU {}", v.index()),
             Self::UnknownIts(its) => write!(f, "the VM has no ITS {}", its.0),
             Self::NotWanted => f.write_str("direct injection was not asked for"),
+            Self::TornDown => f.write_str(TORN_DOWN),
             Self::NoVpe => f.write_str("no vPEID is left"),
             Self::NoMemory => f.write_str("no memory for a table of virtual LPIs"),
             Self::ItsFault => f.write_str("a physical ITS did not execute a command"),

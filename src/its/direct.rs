@@ -364,6 +364,11 @@ pub(crate) fn set_vcpu<H: Host>(
     let slot = direct.slot(vcpu).filter(|_| vm.vcpu(vcpu).is_some());
     let slot = slot.ok_or(DirectError::UnknownVcpu(vcpu))?;
     let made = if on {
+        // A teardown claims the VM under the lock: it frees the virtual PE, or none is made.
+        let _no_claim = vm.growth.lock(pin.locks());
+        if vm.is_torn_down() {
+            return Err(DirectError::TornDown);
+        }
         direct::vpe::ensure(vm, pin, vcpu)
     } else {
         Ok(false)

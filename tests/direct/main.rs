@@ -455,6 +455,16 @@ fn a_vcpu_without_a_virtual_pe_has_its_reason() {
 }
 
 #[test]
+fn a_vm_that_is_taken_apart_makes_no_virtual_pe() {
+    let this = Direct::new(1);
+    this.machine.put_all();
+    let pin = this.machine.pin();
+    this.machine.vm.teardown(&pin).unwrap();
+    assert_eq!(this.set_vcpu(0, true), Err(DirectError::TornDown));
+    this.model.check_empty();
+}
+
+#[test]
 fn an_its_that_stops_ends_direct_injection() {
     let (this, start) = Direct::started(1);
     let its = start(&this);
