@@ -169,7 +169,8 @@ impl Guest {
                     false => checks::taken(&deliveries, look, slack),
                 };
                 if setting.direct.is_some() {
-                    taken[LPI] = checks::all_are_direct(&self.injections.unwrap_or_default(), look);
+                    taken[LPI] =
+                        checks::all_are_direct(&self.injections.unwrap_or_default(), 0, look);
                 }
                 checks.extend(taken);
             }
