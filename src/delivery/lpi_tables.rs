@@ -76,9 +76,7 @@ pub(crate) fn reload_config<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
                 .with_flag(ENABLED, byte & 1 != 0)
         });
         queue::follow_up(vm, pin, irq, changed.follow_up);
-        if changed.old != changed.new {
-            configuration::changed(vm, pin, irq);
-        }
+        configuration::follow(vm, pin, irq, changed);
 
         // An update by a newer byte that comes before the update above is visible, and so is the
         // begin of the reading of that byte.

@@ -11,7 +11,7 @@ use crate::gicv4::command::Command;
 use crate::host::Host;
 use crate::intid::IntId;
 use crate::vm::Vm;
-use crate::vm::irq::{Irq, State};
+use crate::vm::irq::{Changed, Irq, State};
 
 /// Returns the byte of an LPI in a configuration table (IHI 0069, 5.1.1).
 fn byte(state: State) -> u8 {
@@ -53,10 +53,10 @@ fn store_direct<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
     }
 }
 
-/// Copies a configuration that has changed, and makes the hardware read it again.
+/// Copies a configuration, if it has changed, and makes the hardware read it again.
 #[inline]
-pub(crate) fn changed<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
-    if vm.direct.is_some() {
+pub(crate) fn follow<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, changed: Changed) {
+    if vm.direct.is_some() && changed.old != changed.new {
         store_direct(vm, pin, irq);
         invalidate(vm, pin, irq);
     }

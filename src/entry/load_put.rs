@@ -99,16 +99,13 @@ fn put_with<H: Host, I: CpuInterface>(
 
     shadow.save(cpu.interface());
     let leaves_late = mutant(Mutant::PutBeforeLeave);
-    if !leaves_late {
-        direct::residency::leave(vm, pin, vcpu);
-    }
+    let leave = |late| (late == leaves_late).then(|| direct::residency::leave(vm, pin, vcpu));
+    leave(false);
     rwp::done(vm, vcpu, vcpu.residency.get());
     last(vcpu, &mut shadow);
     drop(shadow);
     vcpu.put(cpu.local());
-    if leaves_late {
-        direct::residency::leave(vm, pin, vcpu);
-    }
+    leave(true);
     if !mutant(Mutant::StoreForgotten) {
         lpi_tables::store_if_on_no_cpu(vm, vcpu);
     }

@@ -121,5 +121,8 @@ pub trait Gicv4: Send + Sync {
     /// Unmaps an event, whose MSIs are held, from the physical LPI to which the embedder has mapped
     /// it ([`Host::event_mapped`](crate::Host::event_mapped)). Returns true if that LPI was
     /// pending, and no CPU has taken it. The caller has the event mapped to a virtual LPI next.
+    ///
+    /// A CPU that has taken the LPI still injects the MSI after the call: the embedder keeps what
+    /// the LPI stands for until the LPI is mapped again.
     fn unmap_event(&self, its: ItsId, device: DeviceId, event: EventId) -> bool;
 }

@@ -18,8 +18,8 @@ impl<H: Host> Vgic<H> {
     /// virtual PE the first time; the VM keeps it until its end.
     ///
     /// # Errors
-    /// [`DirectError`] if the vCPU has no virtual PE, or is of a VM that lets no vCPU in. Its MSIs go through list registers then. A
-    /// later call tries again.
+    /// [`DirectError`] if the vCPU has no virtual PE, or is of a VM that lets no vCPU in. Its MSIs
+    /// go through list registers then. A later call tries again.
     pub fn set_direct_vcpu(
         &self,
         pin: &CpuPin<'_>,

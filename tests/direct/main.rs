@@ -255,6 +255,24 @@ fn a_virtual_pe_is_moved_only_to_another_cpu() {
 }
 
 #[test]
+fn a_virtual_pe_that_cannot_be_moved_stays_off() {
+    let (this, start) = Direct::started(2);
+    let _its = start(&this);
+    this.machine.put_all();
+    let cpu = &this.machine.cpus[1];
+    this.model.leave(None, None, Some(0));
+    this.machine.vm.enter(&cpu.pin(), vcpu(0)).unwrap();
+    assert!(!this.model.is_occupied(1));
+
+    this.model.leave(None, None, None);
+    assert!(this.msi(0));
+    this.machine.vm.exit(&cpu.pin(), vcpu(0)).unwrap();
+    this.machine.vm.vcpu_put(&cpu.pin(), vcpu(0)).unwrap();
+    assert_eq!(this.serve(0), [LPI]);
+    this.finish();
+}
+
+#[test]
 fn commands_have_their_effect_on_direct_events() {
     let (this, start) = Direct::started(2);
     let its = start(&this);
