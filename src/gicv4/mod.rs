@@ -47,7 +47,8 @@ pub struct ItsFault;
 /// The embedder's GICv4. All VMs of a machine share one.
 ///
 /// A method must not block, and must not call back into a vGIC. The library calls with interrupts
-/// masked, perhaps with the command lock of a virtual ITS held.
+/// masked, perhaps with the command lock of a virtual ITS held, or the lock of
+/// [`Vgic::add_vcpu`](crate::Vgic::add_vcpu).
 pub trait Gicv4: Send + Sync {
     /// Returns the number of physical ITSes, 1-16. Each virtual PE is mapped on all of them.
     fn its_count(&self) -> usize;
