@@ -425,6 +425,7 @@ pub(crate) fn all() -> Vec<Gate> {
     let conformance = |(vcpus, cpus, cpu, oracle)| conformance_gate(vcpus, cpus, cpu, oracle);
     gates.extend(CONFORMANCE.map(conformance));
     gates.push(saved_gate());
+    gates.push(direct_conformance_gate());
     let boot = |(vcpus, release, cpu, firmware)| boot_gate(vcpus, release, cpu, firmware);
     gates.extend(BOOTS.map(boot));
     gates.push(crowd_gate());
@@ -732,6 +733,22 @@ fn saved_gate() -> Gate {
     )
 }
 
+/// Declares the gate of the cases of ITS commands whose LPIs are direct, on a GICv4.
+fn direct_conformance_gate() -> Gate {
+    let options = ConformanceOptions {
+        gic: 4,
+        hyp: true,
+        filter: Some("its.".to_owned()),
+        ..ConformanceOptions::default()
+    };
+    let vcpus = options.vcpus;
+    Gate::booting(
+        "conformance-direct",
+        format!("conformance of ITS commands on {vcpus} vcpus, direct on a GICv4"),
+        Action::Conformance(options),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -791,6 +808,7 @@ mod tests {
             "interchange",
             "conformance-4",
             "conformance-saved",
+            "conformance-direct",
             "boot-6.12-4",
             "boot-direct",
             "boot-switch",
