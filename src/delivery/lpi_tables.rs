@@ -355,8 +355,7 @@ fn store_slice<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu) -> bool {
 
 /// Returns a bit for each LPI of the slice from `first` on that is pending and routed to `owner`.
 /// Returns `None` if events are direct to `owner`, or an LPI routed to it is pending in a list
-/// register. The list register is
-/// another vCPU's, because `owner` has folded and has LPIs disabled.
+/// register. The list register is another vCPU's, because `owner` has folded and has LPIs disabled.
 fn pending_bits<H: Host>(
     vm: &Vm<H>,
     pin: &CpuPin<'_>,

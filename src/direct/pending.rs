@@ -8,7 +8,7 @@
 use crate::direct::{of, residency, vpe};
 use crate::epoch::CpuPin;
 use crate::gicv4::command::{Command, NO_DOORBELL};
-use crate::gicv4::registers::{IDAI, PENDING_LAST, VALID, resident, vpropbaser};
+use crate::gicv4::registers::{VALID, vpropbaser};
 use crate::gicv4::{Gicv4, ItsFault, PhysicalDevice};
 use crate::host::Host;
 use crate::intid::{CpuId, EventId};
@@ -53,16 +53,13 @@ fn look(gic: &dyn Gicv4, cpu: CpuId, id_bits: u32, vpe: &mut Vpe) -> Result<bool
         Some(residency::depart(gic, cpu)?)
     };
 
-    let idai = if vpe.idai { IDAI } else { 0 };
-    gic.set_vpropbaser(cpu, vpropbaser(vpe.configuration, id_bits));
-    gic.set_vpendbaser(cpu, resident(vpe.table) | idai | PENDING_LAST);
+    let own = vpropbaser(vpe.configuration, id_bits);
+    residency::arrive(gic, cpu, own, vpe.table, vpe.idai);
     let (pending, idai) = residency::depart(gic, cpu)?;
     vpe.idai = idai;
 
     if let Some((_, idai)) = owner {
-        let idai = if idai { IDAI } else { 0 };
-        gic.set_vpropbaser(cpu, properties);
-        gic.set_vpendbaser(cpu, resident(base) | idai | PENDING_LAST);
+        residency::arrive(gic, cpu, properties, base, idai);
     }
     Ok(pending)
 }

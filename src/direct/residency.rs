@@ -63,11 +63,8 @@ fn enter_direct<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) {
         return;
     }
 
-    let idai = if vpe.idai { IDAI } else { 0 };
     let properties = vpropbaser(vpe.configuration, vm.config.intid_bits());
-    gic.set_vpropbaser(here, properties);
-    // PendingLast as input: the redistributor has to look into the table.
-    gic.set_vpendbaser(here, resident(vpe.table) | idai | PENDING_LAST);
+    arrive(gic, here, properties, vpe.table, vpe.idai);
     vpe.resident = true;
     vpe.pending = false;
     pin.counters().vpe_residencies.add(1);
@@ -106,6 +103,16 @@ fn leave_cpu(gic: &dyn Gicv4, vpe: &mut Vpe) {
     vpe.resident = false;
     vpe.pending = pending && !mutant(Mutant::PendingLastUnread);
     vpe.idai = idai;
+}
+
+/// Begins the residency of the virtual PE with this pending table on `cpu`, the calling CPU, on
+/// which none is resident. `properties` is the value of `GICR_VPROPBASER`, and `idai` the IDAI of
+/// the virtual PE's last residency.
+pub(super) fn arrive(gic: &dyn Gicv4, cpu: CpuId, properties: u64, table: u64, idai: bool) {
+    let idai = if idai { IDAI } else { 0 };
+    gic.set_vpropbaser(cpu, properties);
+    // PendingLast as input: the redistributor has to look into the table.
+    gic.set_vpendbaser(cpu, resident(table) | idai | PENDING_LAST);
 }
 
 /// Ends the residency on `cpu`, the calling CPU. Returns PendingLast and IDAI.

@@ -50,9 +50,7 @@ impl<'a, H: Host> Execution<'a, H> {
     /// the host unless it is direct. `known` is true if the event was mapped before.
     #[inline]
     pub(crate) fn place(&self, at: Event, irq: &Irq, target: Option<VcpuId>, known: bool) {
-        if self.vm.direct.is_some() {
-            self.choose_path(at, irq, target, known);
-        } else {
+        if self.vm.direct.is_none() || !self.choose_path(at, irq, target, known) {
             self.report(at, irq, target);
         }
     }
@@ -63,24 +61,23 @@ impl<'a, H: Host> Execution<'a, H> {
         host.event_mapped(self.its.id, at.device, at.event, irq.intid(), target);
     }
 
+    /// Brings an event that is direct, or is to be, to the path that it is to take. Returns false
+    /// for an event that goes through list registers, before and after.
     #[inline(never)]
-    fn choose_path(&self, at: Event, irq: &Irq, target: Option<VcpuId>, known: bool) {
+    fn choose_path(&self, at: Event, irq: &Irq, target: Option<VcpuId>, known: bool) -> bool {
         match (self.direct_place(at), self.wanted_place(at, irq, target)) {
-            (None, None) => self.report(at, irq, target),
+            (None, None) => return false,
             (Some(old), Some(new)) if old.event.vcpu == new.event.vcpu => {}
             (Some(old), Some(new)) => self.move_between(at, old, new),
             (None, Some(new)) => self.to_hardware(at, irq, new, known),
             (Some(old), None) => self.to_state_word(at, irq, old, target),
         }
+        true
     }
 
     /// Brings an event to the path that it is to take.
     pub(crate) fn settle_event(&self, at: Event, irq: &Irq) {
-        let target = irq.state().target();
-        let moves = self.wanted_place(at, irq, target).is_some() || self.direct_place(at).is_some();
-        if moves {
-            self.choose_path(at, irq, target, true);
-        }
+        self.choose_path(at, irq, irq.state().target(), true);
     }
 
     /// Settles all events, if that has been asked for, as far as `budget` allows. Returns true if
@@ -118,11 +115,8 @@ impl<'a, H: Host> Execution<'a, H> {
     fn wanted_place(&self, at: Event, irq: &Irq, target: Option<VcpuId>) -> Option<Place<'a>> {
         let (direct, gic) = direct::of(self.vm)?;
         let vcpu = target.filter(|_| !direct.is_stopped())?;
-        let slot = direct.slot(vcpu).filter(|slot| slot.is_wanted())?;
-        if slot.vpe.lock(self.pin.locks()).is_err()
-            || !self.vm.vcpu(vcpu)?.redistributor.lpis_enabled()
-            || is_shared(irq)
-        {
+        direct.slot(vcpu).filter(|slot| slot.is_wanted())?;
+        if !self.vm.vcpu(vcpu)?.redistributor.lpis_enabled() || is_shared(irq) {
             return None;
         }
         let device = gic.device(self.its.id, at.device)?;
@@ -288,6 +282,12 @@ fn is_shared(irq: &Irq) -> bool {
     state.refs() > lists.saturating_add(1)
 }
 
+/// Has every event settled before the next command of its ITS, by deferred work if none comes.
+fn unsettle<H: Host>(vm: &Vm<H>, direct: &Direct) {
+    direct.unsettle();
+    vm.its.iter().for_each(|its| vm.deferred.add(1 << its.id.0));
+}
+
 /// Has every event settled before the next command of its ITS, if the LPI of an event that has just
 /// been mapped has other events.
 #[inline]
@@ -295,8 +295,7 @@ pub(crate) fn unsettle_if_shared<H: Host>(vm: &Vm<H>, irq: &Irq) {
     if let Some(direct) = &vm.direct
         && is_shared(irq)
     {
-        direct.unsettle();
-        vm.its.iter().for_each(|its| vm.deferred.add(1 << its.id.0));
+        unsettle(vm, direct);
     }
 }
 
@@ -309,8 +308,7 @@ pub(crate) fn is_ready_to_move<H: Host>(vm: &Vm<H>, vcpu: VcpuId) -> bool {
         && slot.events() > 0
     {
         slot.suspend();
-        direct.unsettle();
-        vm.its.iter().for_each(|its| vm.deferred.add(1 << its.id.0));
+        unsettle(vm, direct);
         return false;
     }
     true

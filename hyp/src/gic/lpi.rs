@@ -120,7 +120,7 @@ impl Lpis {
         let index = (lpi - FIRST) as usize;
         // Release: pairs with the Acquire in `source`, on a CPU that takes the LPI.
         self.sources[index].store(source.pack(), Ordering::Release);
-        self.configuration.write(index, &[PRIORITY | ENABLED]);
+        self.configure(lpi, true, false);
         Some(lpi)
     }
 
@@ -144,8 +144,7 @@ impl Lpis {
     /// Until the LPI is allocated again, it stands for the event: another CPU may have acknowledged
     /// it, and must not lose the MSI.
     pub(crate) fn retire(&self, lpi: u32) {
-        let index = (lpi - FIRST) as usize;
-        self.configuration.write(index, &[PRIORITY]);
+        self.configure(lpi, false, false);
         self.free.lock().push_back(lpi);
     }
 

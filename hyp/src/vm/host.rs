@@ -157,7 +157,7 @@ impl VmHost {
         };
         let pending = self.physical_its(its, device).is_some_and(|physical| {
             self.gic.lpis.configure(old.lpi, true, true);
-            physical.take_event(device.0, event.0, old.lpi, cpu)
+            physical.take_event(device.0, event.0, old.lpi, old.cpu, cpu)
         });
         self.gic.lpis.retire(old.lpi);
         pending

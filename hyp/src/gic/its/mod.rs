@@ -290,28 +290,30 @@ impl Its {
     /// Takes an event of CPU number `from`, whose device sends none, out of the ITS, and returns
     /// true if `lpi` was pending. The LPI is the most urgent of all interrupts, and `cpu` is the
     /// calling CPU: if it is pending, this CPU acknowledges it next.
-    pub(crate) fn take_event(&self, device: u32, event: u32, lpi: u32, cpu: usize) -> bool {
+    pub(crate) fn take_event(
+        &self,
+        device: u32,
+        event: u32,
+        lpi: u32,
+        from: usize,
+        cpu: usize,
+    ) -> bool {
         /// Reads of `ICC_HPPIR1_EL1` until a pending LPI has reached the CPU.
         const READS: usize = 16;
 
-        let mut state = self.state.lock();
-        let here = [
-            Command::move_event(device, event, cpu as u16),
+        self.move_event(device, event, from, cpu);
+        let read_again = [
             Command::invalidate(device, event),
             Command::sync(self.targets[cpu]),
         ];
-        state.queue.execute(self.registers, &here);
+        self.state.lock().queue.execute(self.registers, &read_again);
         let pending = (0..READS).any(|_| cpu_interface::is_next(lpi));
         if pending {
             let taken = cpu_interface::acknowledge();
             debug_assert_eq!(taken, Some(lpi));
             taken.into_iter().for_each(cpu_interface::drop_priority);
         }
-        let discard = [
-            Command::discard(device, event),
-            Command::sync(self.targets[cpu]),
-        ];
-        state.queue.execute(self.registers, &discard);
+        self.unmap_event(device, event, cpu);
         pending
     }
 
