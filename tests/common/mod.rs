@@ -7,6 +7,7 @@
 )]
 
 pub mod attributes;
+pub mod gicv4;
 pub mod its;
 pub mod kvm;
 

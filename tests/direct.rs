@@ -1,15 +1,13 @@
 //! Direct injection, on a GICv4 in software.
 
-#[path = "../common/mod.rs"]
 mod common;
-mod model;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use common::gicv4::{Model, Sent};
 use common::its::Driver;
 use common::{Call, GICD, Machine, TestHost, affinity, vcpu};
-use model::{Model, Sent};
 use proptest::prelude::*;
 use vgic::cpu_interface::software::NEOVERSE;
 use vgic::intid::ItsId;

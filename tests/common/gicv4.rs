@@ -22,7 +22,7 @@ const DIRTY_READS: u8 = 2;
 
 /// An MSI's way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Sent {
+pub enum Sent {
     /// Pending as a virtual LPI.
     Direct,
     /// Waits in the device, whose MSIs are held.
@@ -33,7 +33,7 @@ pub(crate) enum Sent {
 }
 
 #[derive(Default)]
-pub(crate) struct Model(Mutex<State>);
+pub struct Model(Mutex<State>);
 
 #[derive(Default)]
 struct State {
@@ -269,7 +269,7 @@ impl State {
 /// The test's side: devices, guests and the hypervisor's handler.
 impl Model {
     /// Makes a device's MSIs direct, or ends that, for the library to ask.
-    pub(crate) fn set_device(&self, device: u32, on: bool) {
+    pub fn set_device(&self, device: u32, on: bool) {
         let mut state = self.0.lock().unwrap();
         if on {
             state.devices.insert(device);
@@ -279,13 +279,13 @@ impl Model {
     }
 
     /// Sends an MSI of a device.
-    pub(crate) fn send(&self, device: u32, event: u32) -> Sent {
+    pub fn send(&self, device: u32, event: u32) -> Sent {
         self.0.lock().unwrap().send(device, event.into())
     }
 
     /// Sends an MSI whose physical LPI, if it has one, no CPU takes for now. Returns true if it
     /// has.
-    pub(crate) fn send_to_busy_cpu(&self, device: u32, event: u32) -> bool {
+    pub fn send_to_busy_cpu(&self, device: u32, event: u32) -> bool {
         let mut state = self.0.lock().unwrap();
         let busy = state.send(device, event.into()) == Sent::Software;
         if busy {
@@ -295,13 +295,13 @@ impl Model {
     }
 
     /// Takes the physical LPIs that are pending, and returns their events.
-    pub(crate) fn take_lpis(&self) -> Vec<(u32, u32)> {
+    pub fn take_lpis(&self) -> Vec<(u32, u32)> {
         let taken = std::mem::take(&mut self.0.lock().unwrap().lpis_pending);
         taken.into_iter().collect()
     }
 
     /// Takes a virtual LPI, as a guest on `cpu` does by ICV_IAR1.
-    pub(crate) fn take(&self, cpu: usize) -> Option<u32> {
+    pub fn take(&self, cpu: usize) -> Option<u32> {
         let mut state = self.0.lock().unwrap();
         let vpe = state.cpus.get(&(cpu as u16))?.resident?;
         let lpi = state.first(cpu as u16, vpe)?;
@@ -310,7 +310,7 @@ impl Model {
     }
 
     /// Takes the vPEIDs whose doorbell is pending and enabled.
-    pub(crate) fn ring(&self) -> Vec<u16> {
+    pub fn ring(&self) -> Vec<u16> {
         let mut state = self.0.lock().unwrap();
         let on = state.doorbells_on.clone();
         let (rung, left) = (state.doorbells_pending.iter()).partition(|bell| on.contains(bell));
@@ -322,7 +322,7 @@ impl Model {
     }
 
     /// Returns true if a virtual PE of this vPEID has its doorbell enabled.
-    pub(crate) fn is_doorbell_on(&self, vpe: u16) -> bool {
+    pub fn is_doorbell_on(&self, vpe: u16) -> bool {
         let state = self.0.lock().unwrap();
         state
             .doorbells_on
@@ -330,26 +330,21 @@ impl Model {
     }
 
     /// Returns true if a virtual PE is resident on `cpu`.
-    pub(crate) fn is_occupied(&self, cpu: usize) -> bool {
+    pub fn is_occupied(&self, cpu: usize) -> bool {
         let state = self.0.lock().unwrap();
         let cpu = state.cpus.get(&(cpu as u16));
         cpu.is_some_and(|cpu| cpu.resident.is_some())
     }
 
     /// Takes the numbers of the commands executed since the last call, without VSYNC.
-    pub(crate) fn take_commands(&self) -> Vec<u8> {
+    pub fn take_commands(&self) -> Vec<u8> {
         let mut commands = std::mem::take(&mut self.0.lock().unwrap().commands);
         commands.retain(|code| *code != 0x25);
         commands
     }
 
     /// Leaves so many vPEIDs, tables and commands.
-    pub(crate) fn leave(
-        &self,
-        vpes: Option<usize>,
-        tables: Option<usize>,
-        commands: Option<usize>,
-    ) {
+    pub fn leave(&self, vpes: Option<usize>, tables: Option<usize>, commands: Option<usize>) {
         let mut state = self.0.lock().unwrap();
         state.vpes_left = vpes;
         state.tables_left = tables;
@@ -357,7 +352,7 @@ impl Model {
     }
 
     /// Checks that nothing is left of any VM.
-    pub(crate) fn check_empty(&self) {
+    pub fn check_empty(&self) {
         let state = self.0.lock().unwrap();
         assert_eq!(state.vpes.len(), 0, "virtual PEs are left");
         assert_eq!(state.events.len(), 0, "events are left");
