@@ -123,6 +123,10 @@ pub struct Config {
     ///   ([`EntryError::IntidBits`](crate::EntryError::IntidBits)), and Linux, which uses no more
     ///   than 16 bits, warns at boot that `num_LPIs` is too large.
     pub lpis: u32,
+    /// `GICD_TYPER2.nASSGIcap`: the guest may ask for SGIs without an active state
+    /// (`GICD_CTLR.nASSGIreq`), which a GICv4.1 with virtual SGIs delivers directly. On another
+    /// machine such a guest's SGIs go through list registers, and have an active state.
+    pub nassgi_cap: bool,
     /// PPI of the maintenance interrupt, INTID 16-31, for the VM's description. The guest never
     /// receives the interrupt.
     pub maintenance: IntId,
@@ -144,6 +148,7 @@ impl Config {
             redistributors: board_regions(count),
             its: Vec::new(),
             lpis: 0,
+            nassgi_cap: false,
             maintenance: IntId::ppi(25).expect("25 is a PPI"),
         }
     }

@@ -3,6 +3,7 @@
 // UNSAFETY: resets the shadows of vCPUs that are claimed.
 
 use crate::delivery::{change, lpi_lifetime};
+use crate::direct;
 use crate::epoch::CpuPin;
 use crate::error::TeardownError;
 use crate::host::Host;
@@ -58,6 +59,7 @@ pub(crate) fn clear<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
     }
     for vcpu in &vm.vcpus {
         empty_list(vm, pin, vcpu);
+        let _dropped = direct::sgi::take(vm, pin, vcpu);
     }
     lpi_lifetime::free_all(vm, pin);
 

@@ -273,7 +273,7 @@ pub(crate) fn sysreg_write<H: Host, I: CpuInterface>(
         vm.sgi_targets.find(&vm.vcpus, targets)
     };
     match (target, sgi_intid(value)) {
-        (Some(target), Some(intid)) => sgi::send(vm, pin, target, intid, true),
+        (Some(target), Some(intid)) => sgi::send_listed(vm, pin, target, intid, true),
         _ => generate_sgi(vm, pin, vcpu, value, true),
     }
 

@@ -131,6 +131,8 @@ counters! {
     vpe_residencies,
     /// Doorbells of virtual PEs ([`crate::Vgic::doorbell`]).
     doorbells,
+    /// SGIs made pending in the hardware, as virtual SGIs of GICv4.1.
+    virtual_sgis,
     /// Events that became direct: their MSIs reach the hardware's virtual LPIs from then on.
     direct_begins,
     /// Direct events that went back to list registers.

@@ -272,7 +272,7 @@ impl Gicv4 for Hardware {
             vcpu,
             ..Vpe::default()
         });
-        let doorbell = FIRST_DOORBELL + u32::from(number);
+        let doorbell = vcpu.map_or(VpeId::NO_DOORBELL, |_| FIRST_DOORBELL + u32::from(number));
         Some(VpeId { number, doorbell })
     }
 

@@ -16,11 +16,13 @@ use crate::vm::{Vm, rwp};
 /// vCPUs to notify per slice.
 const SLICE: u32 = 64;
 
-/// Writes the group enables (bit 0 `EnableGrp0`, bit 1 `EnableGrp1`), and notifies the first slice
-/// of vCPUs of a change.
-pub(crate) fn write<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, groups: u32) {
-    let (old, _write) = vm.distributor.control.write(groups);
-    if old != groups {
+/// Writes the enables of `GICD_CTLR`, as [`Distributor::control`] has them, and notifies the first
+/// slice of vCPUs of a change.
+///
+/// [`Distributor::control`]: crate::vm::distributor::Distributor::control
+pub(crate) fn write<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, enables: u32) {
+    let (old, _write) = vm.distributor.control.write(enables);
+    if old != enables {
         // SeqCst: pairs with the fence in `load`: if the entry of an added vCPU does not find the
         // enables, the CPUs with slices find the vCPU present.
         fence(SeqCst);

@@ -21,6 +21,7 @@
 
 use crate::config::ConfigError;
 use crate::delivery::{change, physical, report, routing};
+use crate::direct;
 use crate::epoch::CpuPin;
 use crate::error::RemoveError;
 use crate::host::Host;
@@ -90,6 +91,7 @@ fn renew<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) {
         change::set_line(vm, pin, irq, false);
     }
     vcpu.redistributor.reset();
+    let _dropped = direct::sgi::take(vm, pin, vcpu);
 }
 
 /// Removes a vCPU: [`Vgic::remove_vcpu`](crate::Vgic::remove_vcpu).

@@ -5,6 +5,7 @@
 //! (IHI 0069, 4.5), and no register shows the progress.
 
 use crate::delivery::inject;
+use crate::direct;
 use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::IntId;
@@ -18,11 +19,42 @@ use crate::vm::vcpu::Vcpu;
 // Two under loom: a broadcast of the models with three vCPUs has two slices.
 const SLICE: usize = if cfg!(loom) { 2 } else { 512 };
 
-/// Sends an SGI to `target`, if `target` has the SGI configured in the group of the register
-/// written. Cases `sgi.group_0`, `sgi.group_1_call_of_a_group_0_sgi`,
-/// `sgi.group_0_call_of_a_group_1_sgi`, `sgi.other_state_call_of_a_group_1_sgi`.
+/// Sends an SGI to `target` as [`send_listed`] does, or makes it pending in the virtual PE of
+/// `target`.
 #[inline]
 pub(crate) fn send<H: Host>(
+    vm: &Vm<H>,
+    pin: &CpuPin<'_>,
+    target: &Vcpu,
+    intid: IntId,
+    group1: bool,
+) {
+    if vm.direct.is_none() || !send_virtual(vm, pin, target, intid, group1) {
+        send_listed(vm, pin, target, intid, group1);
+    }
+}
+
+/// Makes an SGI pending in the virtual PE of `target`, if the SGI is in the group of the register
+/// written. Returns false if the SGI is to become pending in its state word.
+#[inline(never)]
+fn send_virtual<H: Host>(
+    vm: &Vm<H>,
+    pin: &CpuPin<'_>,
+    target: &Vcpu,
+    intid: IntId,
+    group1: bool,
+) -> bool {
+    let in_group = target
+        .private(intid)
+        .is_some_and(|irq| irq.state().group1() == group1);
+    in_group && direct::sgi::send(vm, pin, target, intid)
+}
+
+/// Sends an SGI to `target` by its state word, if `target` has the SGI configured in the group of
+/// the register written. Cases `sgi.group_0`, `sgi.group_1_call_of_a_group_0_sgi`,
+/// `sgi.group_0_call_of_a_group_1_sgi`, `sgi.other_state_call_of_a_group_1_sgi`.
+#[inline]
+pub(crate) fn send_listed<H: Host>(
     vm: &Vm<H>,
     pin: &CpuPin<'_>,
     target: &Vcpu,

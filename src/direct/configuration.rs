@@ -8,6 +8,7 @@ use crate::direct::of;
 use crate::epoch::CpuPin;
 use crate::gicv4::PhysicalIts;
 use crate::gicv4::command::Command;
+use crate::gicv4::registers::invallr;
 use crate::host::Host;
 use crate::intid::IntId;
 use crate::vm::Vm;
@@ -71,7 +72,12 @@ fn invalidate<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
         && let Ok(vpe) = *slot.vpe.lock(pin.locks())
     {
         let number = vpe.id.number;
-        let commands = [Command::vinvall(number), Command::vsync(number)];
-        let _ = gic.execute(PhysicalIts(0), &commands);
+        let _ = match gic.v4_1() {
+            Some(v4_1) => v4_1.write_invallr(vpe.cpu, invallr(number)),
+            None => {
+                let commands = [Command::vinvall(number), Command::vsync(number)];
+                gic.execute(PhysicalIts(0), &commands)
+            }
+        };
     }
 }

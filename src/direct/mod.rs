@@ -1,4 +1,4 @@
-//! Direct injection: the virtual PEs of vCPUs (GICv4.0, IHI 0069, chapter 6).
+//! Direct injection: the virtual PEs of vCPUs (GICv4.0 and GICv4.1, IHI 0069, chapter 6).
 //!
 //! | file | content |
 //! |---|---|
@@ -7,6 +7,7 @@
 //! | [`residency`] | a virtual PE on its CPU and off it; doorbells |
 //! | [`pending`] | taking the pending state of an event out of the hardware |
 //! | [`configuration`] | priorities and enables of virtual LPIs |
+//! | [`sgi`] | virtual SGIs of GICv4.1 |
 //!
 //! `its::direct` decides which events are direct.
 //!
@@ -28,12 +29,16 @@
 //! disables it. Both sides look at BLOCKED under the lock of the virtual PE: either the handler
 //! sees BLOCKED, or the block sees the doorbell disabled and enables it.
 //!
+//! A virtual PE of GICv4.1 asks for its doorbell as it leaves for a block, and the doorbell rings
+//! once. It may ring before BLOCKED is set: the work that the handler gives keeps the vCPU awake.
+//!
 //! A vCPU may be in the guest, or blocked, when its virtual PE is made. The virtual PE is not
 //! resident then, nor its doorbell enabled. A recall makes the vCPU enter again, or block again.
 
 pub(crate) mod configuration;
 pub(crate) mod pending;
 pub(crate) mod residency;
+pub(crate) mod sgi;
 pub(crate) mod vpe;
 
 use crate::gicv4::Gicv4;

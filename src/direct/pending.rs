@@ -5,11 +5,12 @@
 //! PendingLast tells whether a virtual PE has any. So the event moves to a virtual PE that has no
 //! other: it is resident for a moment, and PendingLast is the event's pending state.
 
-use crate::direct::{of, residency, vpe};
+use crate::direct::residency::{self, Arrival, Departure};
+use crate::direct::{of, vpe};
 use crate::epoch::CpuPin;
-use crate::gicv4::command::{Command, NO_DOORBELL};
-use crate::gicv4::registers::{VALID, vpropbaser};
-use crate::gicv4::{Gicv4, ItsFault, PhysicalDevice};
+use crate::gicv4::command::Command;
+use crate::gicv4::registers::VALID;
+use crate::gicv4::{Gicv4, ItsFault, PhysicalDevice, VpeId};
 use crate::host::Host;
 use crate::intid::{CpuId, EventId};
 use crate::vm::Vm;
@@ -33,7 +34,7 @@ pub(crate) fn take<H: Host>(
     vpe::move_to(gic, parking, pin.cpu())?;
 
     let number = parking.id.number;
-    let there = Command::vmovi(device, event, number, NO_DOORBELL);
+    let there = Command::vmovi(device, event, number, VpeId::NO_DOORBELL);
     let syncs = [Command::vsync(from), Command::vsync(number)];
     gic.execute(device.its, &[there, syncs[0], syncs[1]])?;
 
@@ -46,20 +47,21 @@ pub(crate) fn take<H: Host>(
 /// Returns true if a virtual LPI of `vpe` is pending. Borrows `cpu`, the calling CPU, from the
 /// virtual PE that is resident on it, if there is one.
 fn look(gic: &dyn Gicv4, cpu: CpuId, id_bits: u32, vpe: &mut Vpe) -> Result<bool, ItsFault> {
-    let (properties, base) = (gic.vpropbaser(cpu), gic.vpendbaser(cpu));
-    let owner = if base & VALID == 0 {
+    let vpendbaser = gic.vpendbaser(cpu);
+    let owner = if vpendbaser & VALID == 0 {
         None
     } else {
-        Some(residency::depart(gic, cpu)?)
+        let vpropbaser = gic.v4_1().is_none().then(|| gic.vpropbaser(cpu));
+        let (_, idai) = residency::depart(gic, cpu, Departure::Pause)?;
+        Some(Arrival::again(vpendbaser, vpropbaser, idai))
     };
 
-    let own = vpropbaser(vpe.configuration, id_bits);
-    residency::arrive(gic, cpu, own, vpe.table, vpe.idai);
-    let (pending, idai) = residency::depart(gic, cpu)?;
+    residency::arrive(gic, cpu, Arrival::of(gic, vpe, id_bits));
+    let (pending, idai) = residency::depart(gic, cpu, Departure::Look)?;
     vpe.idai = idai;
 
-    if let Some((_, idai)) = owner {
-        residency::arrive(gic, cpu, properties, base, idai);
+    if let Some(owner) = owner {
+        residency::arrive(gic, cpu, owner);
     }
     Ok(pending)
 }

@@ -1,26 +1,50 @@
 //! A virtual PE on its CPU and off it, and its doorbell: module docs of [`crate::direct`].
 
-use crate::direct::{of, vpe};
+use crate::direct::{of, sgi, vpe};
 use crate::epoch::CpuPin;
-use crate::gicv4::registers::{DIRTY, IDAI, PENDING_LAST, VALID, resident, vpropbaser};
+use crate::gicv4::registers::{
+    DIRTY, DOORBELL, IDAI, PENDING_LAST, VALID, resident, resident_of_v4_1, vpropbaser,
+};
 use crate::gicv4::{Gicv4, ItsFault};
 use crate::host::Host;
 use crate::intid::CpuId;
 use crate::sync::{Mutant, mutant};
 use crate::vm::Vm;
 use crate::vm::ap_list::Class;
-use crate::vm::direct::Vpe;
+use crate::vm::direct::{Slot, Vpe};
 use crate::vm::vcpu::Vcpu;
 
 /// Reads of `GICR_VPENDBASER` until a virtual PE has left. Linux waits for half a millisecond.
 const PATIENCE: u32 = 1 << 16;
 
-/// Returns true if virtual LPIs of the vCPU may be signalled: the distributor enables Group 1, and
-/// the redistributor LPIs. Neither reaches a virtual PE of GICv4.0, which is not resident
-/// otherwise.
-fn is_open<H: Host>(vm: &Vm<H>, vcpu: &Vcpu) -> bool {
-    let open = vcpu.enabled_classes(vm.distributor.enabled_groups());
-    open.contains(Class::Lpi)
+/// Reason for which a virtual PE leaves its CPU.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Departure {
+    /// The vCPU blocks: a later virtual interrupt is to ring the doorbell.
+    Block,
+    /// The vCPU goes on soon, on this CPU or another.
+    Pause,
+    /// Somebody wants to know whether a virtual interrupt is pending.
+    Look,
+}
+
+/// Returns the groups of which virtual interrupts of the vCPU may be signalled: bit 0 for Group 0,
+/// bit 1 for Group 1, which LPIs are of. A virtual PE without any is not resident.
+///
+/// `GICD_CTLR` and `GICR_CTLR` of the guest do not reach a virtual PE of GICv4.0, and of these two
+/// `GICR_CTLR` does not reach one of GICv4.1, which has virtual SGIs as well.
+fn open_groups<H: Host>(vm: &Vm<H>, vcpu: &Vcpu, gic: &dyn Gicv4, slot: &Slot) -> u32 {
+    const LPIS: u32 = 1 << 1;
+    let enabled = vm.distributor.enabled_groups();
+    if gic.v4_1().is_some() && slot.events() == 0 {
+        vm.distributor.group_enables() & 3
+    } else if !vcpu.enabled_classes(enabled).contains(Class::Lpi) {
+        0
+    } else if gic.v4_1().is_some() {
+        vm.distributor.group_enables() & 3
+    } else {
+        LPIS
+    }
 }
 
 /// Makes the vCPU's virtual PE resident on the calling CPU, if the vCPU has one, and if virtual
@@ -45,40 +69,59 @@ fn enter_direct<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) {
     let Ok(vpe) = &mut *vpe else {
         return;
     };
-    let open = is_open(vm, vcpu);
-    if vpe.resident == open {
+    if let Some(v4_1) = gic.v4_1() {
+        sgi::follow(vm, (direct, gic, v4_1), slot, vpe, vcpu);
+    }
+
+    let groups = open_groups(vm, vcpu, gic, slot);
+    let resident = if vpe.resident { vpe.groups } else { 0 };
+    if resident == groups {
         return;
     }
 
-    if !open {
-        leave_cpu(gic, vpe);
-        return;
+    if vpe.resident {
+        leave_cpu(gic, vpe, Departure::Look);
     }
+    // Without the move, the virtual PE stays off: its virtual interrupts wait in the table.
+    if groups != 0 && make_resident(vm, gic, vpe, pin.cpu(), groups).is_ok() {
+        vpe.pending = false;
+        pin.counters().vpe_residencies.add(1);
+    }
+}
 
-    let here = pin.cpu();
+/// Makes a virtual PE resident on `here`, the calling CPU, with these `groups`.
+fn make_resident<H: Host>(
+    vm: &Vm<H>,
+    gic: &dyn Gicv4,
+    vpe: &mut Vpe,
+    here: CpuId,
+    groups: u32,
+) -> Result<(), ItsFault> {
     // A dropped VM may have left its virtual PE resident.
-    let occupied = gic.vpendbaser(here) & VALID != 0 && depart(gic, here).is_err();
-    // Without the move, the virtual PE stays off: its virtual LPIs wait in the table.
-    if occupied || vpe::move_to(gic, vpe, here).is_err() {
-        return;
+    if gic.vpendbaser(here) & VALID != 0 {
+        depart(gic, here, Departure::Pause)?;
     }
-
-    let properties = vpropbaser(vpe.configuration, vm.config.intid_bits());
-    arrive(gic, here, properties, vpe.table, vpe.idai);
+    vpe::move_to(gic, vpe, here)?;
+    vpe.groups = groups;
+    arrive(gic, here, Arrival::of(gic, vpe, vm.config.intid_bits()));
     vpe.resident = true;
-    vpe.pending = false;
-    pin.counters().vpe_residencies.add(1);
+    Ok(())
 }
 
 /// Makes the vCPU's virtual PE leave the calling CPU, if it is resident. Returns true if a virtual
-/// LPI may be pending. The caller has the vCPU.
+/// interrupt may be pending. The caller has the vCPU.
 #[inline]
-pub(crate) fn leave<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) -> bool {
-    vm.direct.is_some() && leave_direct(vm, pin, vcpu)
+pub(crate) fn leave<H: Host>(
+    vm: &Vm<H>,
+    pin: &CpuPin<'_>,
+    vcpu: &Vcpu,
+    departure: Departure,
+) -> bool {
+    vm.direct.is_some() && leave_direct(vm, pin, vcpu, departure)
 }
 
 #[inline(never)]
-fn leave_direct<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) -> bool {
+fn leave_direct<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu, departure: Departure) -> bool {
     let Some((direct, gic)) = of(vm) else {
         return false;
     };
@@ -90,52 +133,127 @@ fn leave_direct<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) -> bool {
     let Ok(vpe) = &mut *vpe else {
         return false;
     };
-    if vpe.resident {
-        leave_cpu(gic, vpe);
+    let groups = open_groups(vm, vcpu, gic, slot);
+    // A virtual PE of GICv4.1 asks for its doorbell as it leaves, and at no other time.
+    let asks = gic.v4_1().is_some() && departure == Departure::Block && !vpe.doorbell_on;
+    if asks
+        && groups != 0
+        && !vpe.resident
+        && make_resident(vm, gic, vpe, pin.cpu(), groups).is_err()
+    {
+        // Without a doorbell, the vCPU may not sleep.
+        return true;
     }
-    vpe.pending && is_open(vm, vcpu)
+    if vpe.resident {
+        leave_cpu(gic, vpe, departure);
+    }
+    vpe.pending && groups != 0
 }
 
 /// Makes a resident virtual PE leave its CPU, the calling one.
-fn leave_cpu(gic: &dyn Gicv4, vpe: &mut Vpe) {
-    // A virtual PE that does not leave in time may have pending virtual LPIs.
-    let (pending, idai) = depart(gic, vpe.cpu).unwrap_or((true, true));
+fn leave_cpu(gic: &dyn Gicv4, vpe: &mut Vpe, departure: Departure) {
+    // A virtual PE that does not leave in time may have pending virtual interrupts.
+    let (pending, idai) = depart(gic, vpe.cpu, departure).unwrap_or((true, true));
     vpe.resident = false;
     vpe.pending = pending && !mutant(Mutant::PendingLastUnread);
     vpe.idai = idai;
+    if gic.v4_1().is_some() {
+        vpe.doorbell_on = departure == Departure::Block && !pending;
+    }
 }
 
-/// Begins the residency of the virtual PE with this pending table on `cpu`, the calling CPU, on
-/// which none is resident. `properties` is the value of `GICR_VPROPBASER`, and `idai` the IDAI of
-/// the virtual PE's last residency.
-pub(super) fn arrive(gic: &dyn Gicv4, cpu: CpuId, properties: u64, table: u64, idai: bool) {
-    let idai = if idai { IDAI } else { 0 };
-    gic.set_vpropbaser(cpu, properties);
-    // PendingLast as input: the redistributor has to look into the table.
-    gic.set_vpendbaser(cpu, resident(table) | idai | PENDING_LAST);
+/// Values of the registers with which a virtual PE arrives at its CPU.
+#[derive(Clone, Copy)]
+pub(super) struct Arrival {
+    /// `GICR_VPENDBASER`.
+    vpendbaser: u64,
+    /// `GICR_VPROPBASER`; `None` with GICv4.1, where the embedder has set it up.
+    vpropbaser: Option<u64>,
 }
 
-/// Ends the residency on `cpu`, the calling CPU. Returns PendingLast and IDAI.
+impl Arrival {
+    /// Returns the values for a virtual PE that comes back to a CPU that it has left for a moment,
+    /// from the registers before it left, and its IDAI since.
+    pub(super) fn again(vpendbaser: u64, vpropbaser: Option<u64>, idai: bool) -> Self {
+        let vpendbaser = match vpropbaser {
+            // GICv4.0: as `resident`, of the same table.
+            Some(_) => resident(vpendbaser, idai),
+            None => vpendbaser & !(DOORBELL | PENDING_LAST | DIRTY),
+        };
+        Self {
+            vpendbaser,
+            vpropbaser,
+        }
+    }
+
+    /// Returns the values for a virtual PE, for INTIDs of `id_bits` bits.
+    pub(super) fn of(gic: &dyn Gicv4, vpe: &Vpe, id_bits: u32) -> Self {
+        if gic.v4_1().is_some() {
+            Self {
+                vpendbaser: resident_of_v4_1(vpe.id.number, vpe.groups),
+                vpropbaser: None,
+            }
+        } else {
+            Self {
+                vpendbaser: resident(vpe.table, vpe.idai),
+                vpropbaser: Some(vpropbaser(vpe.configuration, id_bits)),
+            }
+        }
+    }
+}
+
+/// Begins a residency on `cpu`, the calling CPU, on which no virtual PE is resident.
+pub(super) fn arrive(gic: &dyn Gicv4, cpu: CpuId, arrival: Arrival) {
+    if let Some(vpropbaser) = arrival.vpropbaser {
+        gic.set_vpropbaser(cpu, vpropbaser);
+    }
+    gic.set_vpendbaser(cpu, arrival.vpendbaser);
+}
+
+/// Ends the residency on `cpu`, the calling CPU. Returns PendingLast and IDAI. PendingLast is true
+/// of a virtual PE of GICv4.1 that only pauses: nobody has looked.
 ///
 /// # Errors
 /// [`ItsFault`] if the redistributor is not done in time.
-pub(super) fn depart(gic: &dyn Gicv4, cpu: CpuId) -> Result<(bool, bool), ItsFault> {
-    let value = gic.vpendbaser(cpu);
-    gic.set_vpendbaser(cpu, value & !(VALID | PENDING_LAST));
+pub(super) fn depart(
+    gic: &dyn Gicv4,
+    cpu: CpuId,
+    departure: Departure,
+) -> Result<(bool, bool), ItsFault> {
+    // While the table is still being read, Valid may not change.
+    let value = settled_vpendbaser(gic, cpu)? & !(VALID | PENDING_LAST);
+    let v4_1 = gic.v4_1().is_some();
+    let value = match departure {
+        _ if !v4_1 => value,
+        Departure::Block if !mutant(Mutant::NoDoorbellAsked) => value | DOORBELL,
+        Departure::Block | Departure::Look => value & !DOORBELL,
+        Departure::Pause => value & !DOORBELL | PENDING_LAST,
+    };
+    gic.set_vpendbaser(cpu, value);
+
+    let left = settled_vpendbaser(gic, cpu)?;
+    let unread = v4_1 && departure == Departure::Pause;
+    let idai = !v4_1 && left & IDAI != 0;
+    Ok((left & PENDING_LAST != 0 || unread, idai))
+}
+
+/// Returns `GICR_VPENDBASER` of `cpu`, the calling CPU, when Dirty reads 0.
+fn settled_vpendbaser(gic: &dyn Gicv4, cpu: CpuId) -> Result<u64, ItsFault> {
     for _ in 0..PATIENCE {
         let value = gic.vpendbaser(cpu);
         if value & DIRTY == 0 {
-            return Ok((value & PENDING_LAST != 0, value & IDAI != 0));
+            return Ok(value);
         }
         core::hint::spin_loop();
     }
     Err(ItsFault)
 }
 
-/// Enables the doorbell of a vCPU that has just been marked as blocked, if it has a virtual PE.
+/// Enables the doorbell of a vCPU that has just been marked as blocked, if it has a virtual PE. A
+/// virtual PE of GICv4.1 has asked for its doorbell as it left.
 pub(crate) fn arm_doorbell<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) {
     with_vpe(vm, pin, vcpu, |gic, vpe| {
-        if !vpe.doorbell_on {
+        if !vpe.doorbell_on && gic.v4_1().is_none() {
             vpe.doorbell_on = true;
             gic.set_doorbell(vpe.id, vpe.cpu, true);
         }
@@ -144,15 +262,21 @@ pub(crate) fn arm_doorbell<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) {
 
 /// Notes that the doorbell of a vCPU has rung. The caller gives the vCPU work afterwards.
 pub(crate) fn doorbell_rang<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) {
-    // The redistributor signals the virtual LPIs of a resident virtual PE.
-    with_vpe(vm, pin, vcpu, |_, vpe| vpe.pending |= !vpe.resident);
+    with_vpe(vm, pin, vcpu, |gic, vpe| {
+        // The redistributor signals the virtual interrupts of a resident virtual PE.
+        vpe.pending |= !vpe.resident;
+        if gic.v4_1().is_some() {
+            // A doorbell that was asked for rings once.
+            vpe.doorbell_on = false;
+        }
+    });
 }
 
 /// Disables the doorbell of a vCPU unless the vCPU is blocked. After it has rung.
 pub(crate) fn disarm_doorbell<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) {
     with_vpe(vm, pin, vcpu, |gic, vpe| {
         let blocked = vcpu.residency.get().is_blocked() && !mutant(Mutant::BlockedDoorbellDisabled);
-        if vpe.doorbell_on && !blocked {
+        if vpe.doorbell_on && !blocked && gic.v4_1().is_none() {
             vpe.doorbell_on = false;
             gic.set_doorbell(vpe.id, vpe.cpu, false);
         }

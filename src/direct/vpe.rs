@@ -8,7 +8,7 @@ use crate::gicv4::{Gicv4, ItsFault, PhysicalIts, VpeId};
 use crate::host::Host;
 use crate::intid::{CpuId, IntId, VcpuId};
 use crate::vm::Vm;
-use crate::vm::direct::{Shared, Vpe};
+use crate::vm::direct::{Shared, VirtualSgis, Vpe};
 
 /// Byte of a configuration table: an enabled virtual LPI of the lowest priority.
 const ENABLED: u8 = 0xfd;
@@ -98,14 +98,18 @@ fn make<H: Host>(
         return Err(DirectError::NoVpe);
     };
 
+    let number = id.number;
+    let v4_1 = gic.v4_1().is_some();
     let on_all = each_its(gic, |its| {
         let rdbase = gic.rdbase(its, cpu);
-        let number = id.number;
         let map = Command::vmapp(number, rdbase, table, vm.config.intid_bits());
-        gic.execute(
-            its,
-            &[map, Command::vinvall(number), Command::vsync(number)],
-        )
+        let sync = Command::vsync(number);
+        if v4_1 {
+            let map = map.with_vpe_of_v4_1(configuration, id.doorbell, its == PhysicalIts(0));
+            gic.execute(its, &[map, Command::invdb(number), sync])
+        } else {
+            gic.execute(its, &[map, Command::vinvall(number), sync])
+        }
     });
     if on_all.is_err() {
         // An ITS that has stopped may still have the table and the number: neither is used again.
@@ -122,6 +126,9 @@ fn make<H: Host>(
         // The first redistributor finds no area of its own.
         idai: true,
         doorbell_on: false,
+        // LPIs are of Group 1.
+        groups: 1 << 1,
+        sgis: VirtualSgis::default(),
     })
 }
 
@@ -133,7 +140,10 @@ pub(super) fn move_to(gic: &dyn Gicv4, vpe: &mut Vpe, cpu: CpuId) -> Result<(), 
 
     let its = PhysicalIts(0);
     let number = vpe.id.number;
-    let there = Command::vmovp(number, gic.rdbase(its, cpu));
+    let mut there = Command::vmovp(number, gic.rdbase(its, cpu));
+    if gic.v4_1().is_some() {
+        there = there.with_doorbell(vpe.id.doorbell);
+    }
     gic.execute(its, &[there, Command::vsync(number)])?;
     vpe.cpu = cpu;
     Ok(())
@@ -179,12 +189,19 @@ pub(crate) fn free_all<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
 /// number, which then are not used again.
 fn free<H: Host>(vm: &Vm<H>, gic: &dyn Gicv4, vpe: Vpe) -> Result<(), ItsFault> {
     let VpeId { number, .. } = vpe.id;
-    if vpe.doorbell_on {
+    let v4_1 = gic.v4_1().is_some();
+    if vpe.doorbell_on && !v4_1 {
         gic.set_doorbell(vpe.id, vpe.cpu, false);
     }
 
+    let last = gic.its_count().saturating_sub(1);
     each_its(gic, |its| {
-        gic.execute(its, &[Command::vsync(number), Command::vunmapp(number)])
+        let unmap = if v4_1 {
+            Command::vunmapp_of_v4_1(number, usize::from(its.0) == last)
+        } else {
+            Command::vunmapp(number)
+        };
+        gic.execute(its, &[Command::vsync(number), unmap])
     })?;
     gic.free_table(vpe.table, pending_bytes(vm));
     gic.free_vpe(vpe.id);

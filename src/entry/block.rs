@@ -15,6 +15,7 @@ use crate::cpu::Cpu;
 use crate::cpu_interface::CpuInterface;
 use crate::cpu_interface::{priority, vmcr};
 use crate::direct;
+use crate::direct::residency::Departure;
 use crate::entry::{enter, fold};
 use crate::epoch::CpuPin;
 use crate::error::EntryError;
@@ -102,12 +103,12 @@ fn block_direct<H: Host, I: CpuInterface>(
     pin: &CpuPin<'_>,
     vcpu: &Vcpu,
 ) -> Blocked {
-    let pending = direct::residency::leave(vm, pin, vcpu);
+    let pending = direct::residency::leave(vm, pin, vcpu, Departure::Block);
     let armed_early = mutant(Mutant::DoorbellEnabledEarly);
     if armed_early {
         direct::residency::arm_doorbell(vm, pin, vcpu);
     }
-    if pending && takes_lpis(cpu, vcpu) || !vcpu.residency.block() {
+    if pending && takes_virtual(vm, cpu, vcpu) || !vcpu.residency.block() {
         direct::residency::enter(vm, pin, vcpu);
         return Blocked::No;
     }
@@ -120,12 +121,13 @@ fn block_direct<H: Host, I: CpuInterface>(
     Blocked::Yes
 }
 
-/// Returns true if a pending LPI of unknown priority may be signalled to the vCPU, or asks for its
-/// wake-up. An LPI that the priority mask or the running priority holds back wakes the vCPU in
-/// vain.
-fn takes_lpis<I: CpuInterface>(cpu: &Cpu<I>, vcpu: &Vcpu) -> bool {
+/// Returns true if a pending virtual interrupt of unknown priority and group may be signalled to
+/// the vCPU, or asks for its wake-up. One that the priority mask or the running priority holds back
+/// wakes the vCPU in vain. Only SGIs may be of Group 0.
+fn takes_virtual<H: Host, I: CpuInterface>(vm: &Vm<H>, cpu: &Cpu<I>, vcpu: &Vcpu) -> bool {
     let vmcr = cpu.interface().read_vmcr();
-    vcpu.redistributor.is_asleep() || priority::signals(vmcr, priority::IDLE, 0, true)
+    let takes = |group1| priority::signals(vmcr, priority::IDLE, 0, group1);
+    vcpu.redistributor.is_asleep() || takes(true) || vm.distributor.no_active_sgis() && takes(false)
 }
 
 /// Returns whether the vCPU's virtual IRQ or FIQ, or its wake request, is asserted:
@@ -147,7 +149,11 @@ pub(crate) fn has_pending<H: Host, I: CpuInterface>(
     }
 
     let (signalled, _) = look(vm, cpu, pin, vcpu, residency).ok_or(EntryError::NotEntered(id))?;
-    let pending = !signalled && direct::residency::leave(vm, pin, vcpu) && takes_lpis(cpu, vcpu);
+    let mut pending = !signalled;
+    if pending {
+        let may_be = direct::residency::leave(vm, pin, vcpu, Departure::Look);
+        pending = may_be && takes_virtual(vm, cpu, vcpu);
+    }
     direct::residency::enter(vm, pin, vcpu);
     Ok(signalled || pending)
 }

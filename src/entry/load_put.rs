@@ -99,7 +99,10 @@ fn put_with<H: Host, I: CpuInterface>(
 
     shadow.save(cpu.interface());
     let leaves_late = mutant(Mutant::PutBeforeLeave);
-    let leave = |late| (late == leaves_late).then(|| direct::residency::leave(vm, pin, vcpu));
+    let leave = |late| {
+        (late == leaves_late)
+            .then(|| direct::residency::leave(vm, pin, vcpu, direct::residency::Departure::Pause))
+    };
     leave(false);
     rwp::done(vm, vcpu, vcpu.residency.get());
     last(vcpu, &mut shadow);

@@ -1,4 +1,4 @@
-//! ITS commands for virtual LPIs (IHI 0069, 5.3).
+//! ITS commands for virtual LPIs and virtual SGIs (IHI 0069, 5.3).
 
 use super::PhysicalDevice;
 use crate::intid::EventId;
@@ -7,8 +7,14 @@ use crate::intid::EventId;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Command([u64; 4]);
 
-/// INTID of no doorbell.
-pub(crate) const NO_DOORBELL: u32 = 1023;
+/// Configuration of a virtual SGI.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct VsgiConfig {
+    pub(crate) enabled: bool,
+    pub(crate) group1: bool,
+    /// Bits 7:4 count.
+    pub(crate) priority: u8,
+}
 
 impl Command {
     const INT: u64 = 0x03;
@@ -17,13 +23,20 @@ impl Command {
     const DISCARD: u64 = 0x0f;
     const VMOVI: u64 = 0x21;
     const VMOVP: u64 = 0x22;
+    const VSGI: u64 = 0x23;
     const VSYNC: u64 = 0x25;
     const VMAPP: u64 = 0x29;
     const VMAPTI: u64 = 0x2a;
     const VINVALL: u64 = 0x2d;
+    const INVDB: u64 = 0x2e;
 
     /// V bit of `VMAPP`.
     const VALID: u64 = 1 << 63;
+    /// Alloc bit of a `VMAPP` of GICv4.1: the first that maps a virtual PE, and the last that
+    /// unmaps it.
+    const ALLOC: u64 = 1 << 8;
+    /// DB bit of a `VMOVP` of GICv4.1: the default doorbell of the command counts.
+    const DB: u64 = 1 << 63;
     /// Bits 51:16 of an address.
     const ADDRESS: u64 = 0x000f_ffff_ffff_0000;
     /// Bits 50:16: RDbase.
@@ -103,9 +116,68 @@ impl Command {
         ])
     }
 
-    /// Returns a `VMAPP` with V clear.
+    /// Returns a `VMAPP` of GICv4.0 with V clear.
     pub(crate) const fn vunmapp(vpe: u16) -> Self {
         Self::of_vpe(Self::VMAPP, vpe)
+    }
+
+    /// Returns the `VMAPP` of GICv4.1 for a [`Command::vmapp`], with the virtual PE's configuration
+    /// table and its default doorbell. `alloc` is true on the first ITS that maps the virtual PE.
+    pub(crate) const fn with_vpe_of_v4_1(
+        self,
+        configuration: u64,
+        doorbell: u32,
+        alloc: bool,
+    ) -> Self {
+        let Self([code, vpe, target, table]) = self;
+        let alloc = if alloc { Self::ALLOC } else { 0 };
+        Self([
+            code | alloc | configuration & Self::ADDRESS,
+            vpe | doorbell as u64,
+            target,
+            table,
+        ])
+    }
+
+    /// Returns a `VMAPP` of GICv4.1 with V clear, which needs no `VSYNC`. `alloc` is true on the
+    /// last ITS that unmaps the virtual PE.
+    pub(crate) const fn vunmapp_of_v4_1(vpe: u16, alloc: bool) -> Self {
+        let Self([code, vpe, ..]) = Self::vunmapp(vpe);
+        let alloc = if alloc { Self::ALLOC } else { 0 };
+        Self([code | alloc, vpe, 0, 0])
+    }
+
+    /// Returns the `VMOVP` of GICv4.1 for a [`Command::vmovp`], with the default doorbell.
+    pub(crate) const fn with_doorbell(self, doorbell: u32) -> Self {
+        let Self([code, vpe, target, _]) = self;
+        Self([code, vpe, target | Self::DB, doorbell as u64])
+    }
+
+    /// Returns an `INVDB`: the configuration of the default doorbell of `vpe` is read again.
+    pub(crate) const fn invdb(vpe: u16) -> Self {
+        Self::of_vpe(Self::INVDB, vpe)
+    }
+
+    /// Returns a `VSGI`, which configures virtual SGI `sgi` of `vpe`, and leaves its pending state
+    /// alone.
+    pub(crate) const fn vsgi(vpe: u16, sgi: u8, config: VsgiConfig) -> Self {
+        const ENABLE: u64 = 1 << 8;
+        const GROUP1: u64 = 1 << 10;
+
+        let Self([code, vpe, ..]) = Self::of_vpe(Self::VSGI, vpe);
+        let enable = if config.enabled { ENABLE } else { 0 };
+        let group1 = if config.group1 { GROUP1 } else { 0 };
+        let priority = (config.priority as u64 >> 4) << 20;
+        let sgi = (sgi as u64 & 0xf) << 32;
+        Self([code | sgi | priority | group1 | enable, vpe, 0, 0])
+    }
+
+    /// Returns the `VSGI` that clears the pending state, for a [`Command::vsgi`] with the
+    /// configuration as it is.
+    pub(crate) const fn clearing(self) -> Self {
+        const CLEAR: u64 = 1 << 9;
+        let Self([code, vpe, ..]) = self;
+        Self([code | CLEAR, vpe, 0, 0])
     }
 
     /// Returns a `VMOVP` for ITSes of which one informs the others (`GITS_TYPER.VMOVP`).
@@ -154,6 +226,7 @@ mod tests {
             Command::vmapp(0xabcd, 0x5_0000, 0x4_8001_0000, 16).words();
         assert_eq!(code, 0x29);
         assert_eq!(vpe, 0x0000_abcd_0000_0000);
+        let rdbase_of_vmapp = rdbase;
         assert_eq!(rdbase, 1 << 63 | 0x5_0000);
         assert_eq!(table, 0x4_8001_0000 | 15);
         assert_eq!(Command::vunmapp(1).words(), [0x29, 1 << 32, 0, 0]);
@@ -162,6 +235,27 @@ mod tests {
         assert_eq!(code, 0x22);
         assert_eq!(vpe, 0x0000_abcd_0000_0000);
         assert_eq!(rdbase, 0x5_0000);
+
+        let vmapp = Command::vmapp(0xabcd, 0x5_0000, 0x4_8001_0000, 16);
+        let vmapp = vmapp.with_vpe_of_v4_1(0x6_8002_0000, 0x9876, true);
+        assert_eq!(vmapp.words()[0], 0x6_8002_0129);
+        assert_eq!(vmapp.words()[1], 0x0000_abcd_0000_9876);
+        assert_eq!(vmapp.words()[2..], [rdbase_of_vmapp, table]);
+        let unmap = |alloc| Command::vunmapp_of_v4_1(1, alloc).words();
+        assert_eq!(unmap(true), [0x129, 1 << 32, 0, 0]);
+        assert_eq!(unmap(false), [0x29, 1 << 32, 0, 0]);
+        let vmovp = Command::vmovp(1, 0x5_0000).with_doorbell(0x9876).words();
+        assert_eq!(vmovp, [0x22, 1 << 32, 1 << 63 | 0x5_0000, 0x9876]);
+        assert_eq!(Command::invdb(5).words(), [0x2e, 5 << 32, 0, 0]);
+
+        let config = VsgiConfig {
+            enabled: true,
+            group1: true,
+            priority: 0xa8,
+        };
+        let vsgi = Command::vsgi(5, 0xc, config);
+        assert_eq!(vsgi.words(), [0x0c_00a0_0523, 5 << 32, 0, 0]);
+        assert_eq!(vsgi.clearing().words()[0], 0x0c_00a0_0723);
 
         assert_eq!(Command::vsync(5).words(), [0x25, 5 << 32, 0, 0]);
         assert_eq!(Command::vinvall(5).words(), [0x2d, 5 << 32, 0, 0]);

@@ -7,12 +7,14 @@
 //!
 //! | file | content |
 //! |---|---|
-//! | this file | [`Gicv4`] |
-//! | [`command`] | the ITS commands for virtual LPIs |
-//! | [`registers`] | `GICR_VPENDBASER` and `GICR_VPROPBASER` |
+//! | this file | [`Gicv4`], [`Gicv41`] |
+//! | [`command`] | the ITS commands for virtual LPIs and virtual SGIs |
+//! | [`registers`] | `GICR_VPENDBASER`, `GICR_VPROPBASER`, and the registers of GICv4.1 |
+//! | [`vpe_table`] | the table of virtual PEs that redistributors of GICv4.1 share |
 
 pub mod command;
 pub(crate) mod registers;
+pub mod vpe_table;
 
 use crate::intid::{CpuId, DeviceId, EventId, ItsId, VcpuId};
 use command::Command;
@@ -35,8 +37,13 @@ pub struct PhysicalDevice {
 pub struct VpeId {
     /// vPEID, unique on the machine.
     pub number: u16,
-    /// Physical LPI that reports a virtual LPI of the virtual PE, while it is not resident.
+    /// Physical LPI that reports a virtual interrupt of the virtual PE, while it is not resident.
     pub doorbell: u32,
+}
+
+impl VpeId {
+    /// INTID that stands for no doorbell.
+    pub const NO_DOORBELL: u32 = 1023;
 }
 
 /// Reason why commands were not executed: the ITS has not done them within the embedder's bound, or
@@ -50,6 +57,12 @@ pub struct ItsFault;
 /// masked, perhaps with the command lock of a virtual ITS held, or the lock of
 /// [`Vgic::add_vcpu`](crate::Vgic::add_vcpu).
 pub trait Gicv4: Send + Sync {
+    /// Returns the rest of a GICv4.1, or `None` if the ITSes and redistributors are of GICv4.0. The
+    /// answer is the same for ever.
+    fn v4_1(&self) -> Option<&dyn Gicv41> {
+        None
+    }
+
     /// Returns the number of physical ITSes, 1-16. Each virtual PE is mapped on all of them.
     fn its_count(&self) -> usize;
 
@@ -68,8 +81,9 @@ pub trait Gicv4: Send + Sync {
     /// embedder's (`GITS_TYPER.PTA`).
     fn rdbase(&self, its: PhysicalIts, cpu: CpuId) -> u64;
 
-    /// Allocates a vPEID and its doorbell, which is disabled, for `vcpu`, or for the library's own
-    /// use without a doorbell. Returns `None` if none is left.
+    /// Allocates a vPEID and its doorbell for `vcpu`, or for the library's own use with
+    /// [`VpeId::NO_DOORBELL`]. Returns `None` if none is left. The doorbell is disabled with
+    /// GICv4.0, and enabled with GICv4.1.
     fn allocate_vpe(&self, vcpu: Option<VcpuId>) -> Option<VpeId>;
 
     /// Takes back a vPEID that no ITS has mapped any more.
@@ -92,15 +106,15 @@ pub trait Gicv4: Send + Sync {
     /// Writes `GICR_VPENDBASER` of `cpu`, the calling CPU.
     fn set_vpendbaser(&self, cpu: CpuId, value: u64);
 
-    /// Reads `GICR_VPROPBASER` of `cpu`, the calling CPU.
+    /// Reads `GICR_VPROPBASER` of `cpu`, the calling CPU. GICv4.0 only.
     fn vpropbaser(&self, cpu: CpuId) -> u64;
 
-    /// Writes `GICR_VPROPBASER` of `cpu`, the calling CPU.
+    /// Writes `GICR_VPROPBASER` of `cpu`, the calling CPU. GICv4.0 only.
     fn set_vpropbaser(&self, cpu: CpuId, value: u64);
 
     /// Enables or disables the doorbell of a virtual PE that is mapped to `cpu`. A doorbell that is
     /// pending when it is enabled is taken. The interrupt's handler calls
-    /// [`Vgic::doorbell`](crate::Vgic::doorbell).
+    /// [`Vgic::doorbell`](crate::Vgic::doorbell). GICv4.0 only.
     fn set_doorbell(&self, vpe: VpeId, cpu: CpuId, on: bool);
 
     /// Returns the physical device behind a device of a virtual ITS, if its MSIs are to reach
@@ -126,4 +140,30 @@ pub trait Gicv4: Send + Sync {
     /// A CPU that has taken the LPI still injects the MSI after the call: the embedder keeps what
     /// the LPI stands for until the LPI is mapped again.
     fn unmap_event(&self, its: ItsId, device: DeviceId, event: EventId) -> bool;
+}
+
+/// What a GICv4.1 has beside [`Gicv4`] (IHI 0069, chapter 6).
+///
+/// The embedder has set `GICR_VPROPBASER` of every redistributor up before a vCPU has a virtual PE:
+/// [`vpe_table`].
+pub trait Gicv41: Send + Sync {
+    /// Returns true if the ITSes have virtual SGIs (`GITS_TYPER.VSGI`).
+    fn has_virtual_sgis(&self) -> bool;
+
+    /// Writes `GICR_INVALLR` of `cpu`, any CPU, and returns when `GICR_SYNCR.Busy` reads 0. Calls
+    /// for one CPU exclude each other.
+    ///
+    /// # Errors
+    /// [`ItsFault`] if the redistributor is not done within a bound of the embedder's choice.
+    fn write_invallr(&self, cpu: CpuId, value: u64) -> Result<(), ItsFault>;
+
+    /// Writes `GICR_VSGIR` of `cpu`, any CPU, and returns `GICR_VSGIPENDR` when its Busy bit reads
+    /// 0. Calls for one CPU exclude each other.
+    ///
+    /// # Errors
+    /// [`ItsFault`] if the redistributor is not done within a bound of the embedder's choice.
+    fn read_vsgipendr(&self, cpu: CpuId, vsgir: u32) -> Result<u32, ItsFault>;
+
+    /// Writes `GITS_SGIR` of an ITS.
+    fn write_sgir(&self, its: PhysicalIts, value: u64);
 }

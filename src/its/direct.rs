@@ -125,7 +125,11 @@ impl<'a, H: Host> Execution<'a, H> {
 
     fn place_of(&self, direct: &'a Direct, event: DirectEvent) -> Option<Place<'a>> {
         let slot = direct.slot(event.vcpu)?;
-        let vpe = slot.vpe.lock(self.pin.locks()).ok()?.id;
+        let mut vpe = slot.vpe.lock(self.pin.locks()).ok()?.id;
+        if self.vm.host.gicv4()?.v4_1().is_some() {
+            // The events of a virtual PE share its default doorbell.
+            vpe.doorbell = VpeId::NO_DOORBELL;
+        }
         Some(Place { event, slot, vpe })
     }
 
@@ -330,14 +334,21 @@ pub(crate) fn settle_all<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
     }
 }
 
-/// Makes every event go through list registers, so that the state words have every pending state,
-/// until [`resume`]. Unbounded.
+/// Makes every event and SGI go through list registers, so that the state words have every pending
+/// state, until [`resume`]. The vCPUs are claimed. Unbounded.
 pub(crate) fn stop<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
     if let Some(direct) = &vm.direct {
         direct.set_stopped(true);
         for its in &vm.its {
             settle(vm, pin, its);
             walks::finish(vm, pin, its);
+        }
+        for vcpu in vm.added_vcpus().iter().filter(|vcpu| vcpu.is_present()) {
+            let pending = direct::sgi::take(vm, pin, vcpu);
+            let sgis = vcpu.privates().iter().take(16).enumerate();
+            for (_, irq) in sgis.filter(|(sgi, _)| pending >> sgi & 1 != 0) {
+                let _ = inject::raised(vm, pin, irq, irq.raise());
+            }
         }
     }
 }
@@ -378,6 +389,10 @@ pub(crate) fn set_vcpu<H: Host>(
 
     slot.set_wanted(on);
     settle_all(vm, pin);
+    if vm.distributor.no_active_sgis() {
+        // The next entry brings the SGIs to the path that they are to take.
+        queue::notify(vm, pin, vcpu, RECALL);
+    }
     made.map(|_| ())
 }
 

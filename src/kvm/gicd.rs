@@ -4,12 +4,10 @@ use super::interrupts::Fields;
 use super::{Devices, Errno, read_half, write_half};
 use crate::intid::{Affinity, IntId};
 use crate::mmio::gicd::{
-    CTLR, CTLR_ARE, CTLR_DS, CTLR_GROUPS, IIDR_OFFSET, IROUTER, IROUTER_END, TYPER, typer,
+    CTLR, IIDR_OFFSET, IROUTER, IROUTER_END, TYPER, TYPER2, control_of, ctlr_of, typer, typer2,
 };
 use crate::mmio::identification;
 use crate::state::SpiState;
-
-const TYPER2: u64 = 0x000c;
 
 const STATUSR: u64 = 0x0010;
 
@@ -42,10 +40,11 @@ impl Devices {
         }
 
         Ok(match offset {
-            CTLR => self.state.group_enables & CTLR_GROUPS | CTLR_ARE | CTLR_DS,
+            CTLR => ctlr_of(self.state.group_enables),
             TYPER => typer(&self.config) as u32,
             IIDR_OFFSET => KVM_IIDR,
-            TYPER2 | STATUSR | ITARGETSR..0xc00 | IGRPMODR..IGRPMODR_END => 0,
+            TYPER2 => typer2(&self.config),
+            STATUSR | ITARGETSR..0xc00 | IGRPMODR..IGRPMODR_END => 0,
             IROUTER..IROUTER_END => {
                 let spi = router(offset).and_then(|index| self.state.spis.get(index));
                 spi.map_or(0, |spi| read_half(spi.router, offset))
@@ -72,7 +71,7 @@ impl Devices {
             return Ok(());
         };
         match offset {
-            CTLR => self.state.group_enables = value & CTLR_GROUPS,
+            CTLR => self.state.group_enables = control_of(&self.config, value, 0),
             TYPER2 if value != found => return Err(Errno::Inval),
             IIDR_OFFSET => {
                 let is_known = matches!((value & REVISION) >> 12, 2 | 3);

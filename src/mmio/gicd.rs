@@ -17,7 +17,7 @@ use crate::intid::{Affinity, IntId};
 use crate::mmio::bank;
 use crate::sync::Ordering::Relaxed;
 use crate::sync::{AtomicU64, Mutant, mutant};
-use crate::vm::distributor::Distributor;
+use crate::vm::distributor::{Distributor, NO_ACTIVE_SGIS};
 use crate::vm::irq::Irq;
 use crate::vm::{Vm, rwp};
 
@@ -48,7 +48,12 @@ pub(crate) const CTLR_ARE: u32 = 1 << 4;
 
 pub(crate) const CTLR_DS: u32 = 1 << 6;
 
+/// `GICD_CTLR.nASSGIreq`, in a VM with [`Config::nassgi_cap`].
+const CTLR_NASSGIREQ: u32 = 1 << 8;
+
 const CTLR_RWP: u32 = 1 << 31;
+
+pub(crate) const TYPER2: u64 = 0x000c;
 
 impl Distributor {
     /// Returns the SPIs of the 32-bit register number `register`. Register 0 is for SGIs and PPIs,
@@ -72,7 +77,38 @@ fn ctlr<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> u32 {
         early.unwrap_or_else(|| group_enables::poll(vm, pin) && !rwp::is_being_written(control));
 
     let rwp = if complete { 0 } else { CTLR_RWP };
-    control & CTLR_GROUPS | CTLR_ARE | CTLR_DS | rwp
+    ctlr_of(control) | rwp
+}
+
+/// Returns `GICD_CTLR` without RWP, of the enables in [`Distributor::control`].
+pub(crate) const fn ctlr_of(control: u32) -> u32 {
+    let nassgireq = if control & NO_ACTIVE_SGIS != 0 {
+        CTLR_NASSGIREQ
+    } else {
+        0
+    };
+    control & CTLR_GROUPS | nassgireq | CTLR_ARE | CTLR_DS
+}
+
+/// Returns the enables in [`Distributor::control`] after a write of `GICD_CTLR` in a VM with
+/// `config`, where they were `old`. While a group is enabled, a change of nASSGIreq is
+/// UNPREDICTABLE (12.9), and has no effect here.
+pub(crate) const fn control_of(config: &Config, ctlr: u32, old: u32) -> u32 {
+    let stays = old & CTLR_GROUPS != 0 && ctlr & CTLR_GROUPS != 0;
+    let requested = ctlr & CTLR_NASSGIREQ != 0;
+    let nassgireq = if stays {
+        old & NO_ACTIVE_SGIS
+    } else if config.nassgi_cap && requested {
+        NO_ACTIVE_SGIS
+    } else {
+        0
+    };
+    ctlr & CTLR_GROUPS | nassgireq
+}
+
+/// Returns `GICD_TYPER2` (12.9): nASSGIcap.
+pub(crate) const fn typer2(config: &Config) -> u32 {
+    (config.nassgi_cap as u32) << 8
 }
 
 /// Offsets of the registers with a bit for each interrupt, in blocks of [`BITS_BLOCK`] bytes.
@@ -121,6 +157,7 @@ pub(crate) fn gicd_read<H: Host>(
         }
         (CTLR, Width::Word) => u64::from(ctlr(vm, access.pin)),
         (TYPER, Width::Word) => typer(&vm.config),
+        (TYPER2, Width::Word) => u64::from(typer2(&vm.config)),
         (IIDR_OFFSET, Width::Word) => u64::from(IIDR),
         (PRIORITIES_START..PRIORITIES_END, Width::Byte | Width::Word) => {
             let place = at.wrapping_sub(PRIORITIES_START);
@@ -152,7 +189,10 @@ pub(crate) fn gicd_write<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, at: u64, width: 
             let bank = distributor.bank(at % BITS_BLOCK / 4);
             bank::write_bits(vm, pin, bank, at & !(BITS_BLOCK - 1), value);
         }
-        (CTLR, Width::Word) => group_enables::write(vm, pin, value as u32 & CTLR_GROUPS),
+        (CTLR, Width::Word) => {
+            let old = distributor.group_enables();
+            group_enables::write(vm, pin, control_of(&vm.config, value as u32, old));
+        }
         (PRIORITIES_START..PRIORITIES_END, Width::Byte | Width::Word) => {
             let place = at.wrapping_sub(PRIORITIES_START);
             let bank = distributor.bank(place / 32);

@@ -13,6 +13,7 @@
 
 use crate::config::Config;
 use crate::delivery::{lpi_tables, queue};
+use crate::direct;
 use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::{Affinity, IntId, VcpuId};
@@ -225,7 +226,7 @@ fn gicr_read_sgi<H: Host>(
     Some(match at {
         offset::ICFGR => bank.triggers(),
         ICFGR1 => bank.half(true).triggers(),
-        _ => return access.read_bits(bank, at),
+        _ => return Some(access.read_bits(bank, at)? | virtual_sgis(access, owner, at)),
     })
 }
 
@@ -346,8 +347,53 @@ fn gicr_write_sgi<H: Host>(
             bank::write_priorities(vm, pin, bank, at as usize & 0x1f, width, value);
         }
         (ICFGR1, Width::Word) => bank::write_triggers(vm, pin, bank.half(true), value),
+        (_, Width::Word) if vm.direct.is_some() => {
+            let left = write_virtual_sgis(vm, pin, owner, at, value);
+            bank::write_bits(vm, pin, bank, at, left);
+        }
         (_, Width::Word) => bank::write_bits(vm, pin, bank, at, value),
         _ => {}
+    }
+
+    if vm.direct.is_some() && direct::sgi::is_to_follow(vm, pin, owner) {
+        queue::notify(vm, pin, owner.id, RECALL);
+        rwp::expect(vm, pin, owner, RWP_GICR);
+    }
+}
+
+/// Returns the bits of `GICR_ISPENDR0` or `GICR_ICPENDR0`, at the offset `at`, of SGIs that are
+/// pending in the virtual PE of `owner`; 0 for other registers.
+fn virtual_sgis<H: Host>(access: &Access<'_, H>, owner: &Vcpu, at: u64) -> u64 {
+    match at {
+        offset::ISPENDR | offset::ICPENDR if access.vm.direct.is_some() => {
+            u64::from(direct::sgi::pending(access.vm, access.pin, owner))
+        }
+        _ => 0,
+    }
+}
+
+/// Writes the pending states that virtual SGIs have. Returns the bits of the write that are left
+/// for the state words.
+fn write_virtual_sgis<H: Host>(
+    vm: &Vm<H>,
+    pin: &CpuPin<'_>,
+    owner: &Vcpu,
+    at: u64,
+    word: u64,
+) -> u64 {
+    match at {
+        offset::ISPENDR => {
+            let sgis = (0..16).filter(|sgi| word >> sgi & 1 != 0);
+            let sent = sgis.filter(|sgi| {
+                IntId::sgi(*sgi).is_some_and(|intid| direct::sgi::send(vm, pin, owner, intid))
+            });
+            word & !sent.fold(0, |sent, sgi| sent | 1 << sgi)
+        }
+        offset::ICPENDR => {
+            direct::sgi::clear(vm, pin, owner, word as u32 & 0xffff);
+            word
+        }
+        _ => word,
     }
 }
 

@@ -13,6 +13,7 @@ use crate::state::{
     DeviceState, InterruptState, ItsState, LpiState, SpiState, VERSION, VcpuState, VmState, flags,
 };
 use crate::vm::Vm;
+use crate::vm::distributor::NO_ACTIVE_SGIS;
 use crate::vm::irq::MAX_MAPPING_REFS;
 use crate::vm::its::baser::{Baser, TableType};
 use crate::vm::its::device::Itt;
@@ -42,7 +43,15 @@ pub(super) fn check<'a, H: Host>(
     if state.version != VERSION {
         return Err(RestoreError::Version(state.version));
     }
-    register("GICD_CTLR", state.group_enables & !3 == 0)?;
+    let no_active_sgis = if vm.config.nassgi_cap {
+        NO_ACTIVE_SGIS
+    } else {
+        0
+    };
+    register(
+        "GICD_CTLR",
+        state.group_enables & !(3 | no_active_sgis) == 0,
+    )?;
     register("GICR_PROPBASER", state.propbaser & !PROPBASER_MASK == 0)?;
 
     let equal = |error: fn(usize, usize) -> RestoreError, state, vm| {

@@ -18,6 +18,7 @@ use crate::state::{
 use crate::sync::Ordering::Relaxed;
 use crate::teardown::{claim, release};
 use crate::vm::Vm;
+use crate::vm::distributor::NO_ACTIVE_SGIS;
 use crate::vm::irq::{ACTIVE, ENABLED, GROUP1, Irq, LEVEL, LINE, MESSAGE, PENDING, State};
 use crate::vm::its::Its;
 use crate::vm::its::baser::TableType;
@@ -96,7 +97,7 @@ pub(super) fn read<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, take: impl Fn(&Irq) ->
     advance::settle(vm, pin);
     VmState {
         version: VERSION,
-        group_enables: vm.distributor.group_enables() & 3,
+        group_enables: vm.distributor.group_enables() & (3 | NO_ACTIVE_SGIS),
         // Relaxed: the claim has acquired what the vCPUs' last CPUs have seen of the guest's
         // writes.
         propbaser: vm.distributor.propbaser.load(Relaxed),

@@ -296,6 +296,10 @@ mutants! {
     BlockedDoorbellDisabled: "direct", "late_doorbell_against_block", "";
     /// A block enables the doorbell first, and marks the vCPU as blocked then.
     DoorbellEnabledEarly: "direct", "late_doorbell_against_block", "";
+    /// A virtual PE of GICv4.1 whose vCPU blocks does not ask for its doorbell.
+    NoDoorbellAsked: "direct", "msi_against_block_with_a_default_doorbell", "";
+    /// A changed configuration of virtual SGIs is not brought to the hardware.
+    StaleSgisForgotten: "direct", "a_change_of_a_virtual_sgi_against_entry", "";
     /// A put gives the vCPU up before its virtual PE has left the CPU.
     PutBeforeLeave: "direct", "put_against_entry_elsewhere", "";
     /// A vCPU that has got a virtual PE, in the guest or blocked, is not recalled.

@@ -38,6 +38,8 @@ pub(crate) struct Slot {
     suspended: AtomicBool,
     /// Number of events that are direct to the vCPU.
     events: AtomicU32,
+    /// vPEID of the vCPU's virtual PE, for SGIs. A vCPU keeps its virtual PE until the VM's end.
+    vpe_number: AtomicU16,
 }
 
 /// A virtual PE, mapped on every physical ITS.
@@ -57,8 +59,25 @@ pub(crate) struct Vpe {
     pub(crate) pending: bool,
     /// `GICR_VPENDBASER.IDAI` as the last redistributor has left it.
     pub(crate) idai: bool,
-    /// True while the doorbell is enabled.
+    /// True while the doorbell is enabled. With GICv4.1, true if the virtual PE has asked for the
+    /// doorbell, which has not rung since.
     pub(crate) doorbell_on: bool,
+    /// Groups that are forwarded while the virtual PE is resident: bit 0 for Group 0, bit 1 for
+    /// Group 1.
+    pub(crate) groups: u32,
+    pub(crate) sgis: VirtualSgis,
+}
+
+/// State of the virtual SGIs of a virtual PE.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) struct VirtualSgis {
+    /// True once the hardware has been given the configuration of the SGIs. Some may be pending
+    /// there from then on.
+    pub(crate) used: bool,
+    /// True while SGIs are to become pending there.
+    pub(crate) on: bool,
+    /// True if the guest has changed the configuration since.
+    pub(crate) stale: bool,
 }
 
 /// Tables of a VM, and the virtual PE that takes pending states out.
@@ -92,6 +111,7 @@ impl Direct {
             wanted: AtomicBool::new(false),
             suspended: AtomicBool::new(false),
             events: AtomicU32::new(0),
+            vpe_number: AtomicU16::new(0),
         };
         Self {
             slots: (0..vcpus).map(slot).collect(),
@@ -161,6 +181,20 @@ impl Slot {
     pub(crate) fn set_wanted(&self, wanted: bool) {
         // Relaxed: as in `is_wanted`.
         self.wanted.store(wanted, Relaxed);
+    }
+
+    /// Returns the vPEID of the vCPU's virtual PE, after [`Vcpu::has_virtual_sgis`].
+    ///
+    /// [`Vcpu::has_virtual_sgis`]: crate::vm::vcpu::Vcpu::has_virtual_sgis
+    pub(crate) fn vpe_number(&self) -> u16 {
+        // Relaxed: the vCPU's mark has published the number.
+        self.vpe_number.load(Relaxed)
+    }
+
+    /// Sets the vPEID, before the vCPU's mark.
+    pub(crate) fn set_vpe_number(&self, number: u16) {
+        // Relaxed: as in `vpe_number`.
+        self.vpe_number.store(number, Relaxed);
     }
 
     /// Returns the number of events that are direct to the vCPU.

@@ -22,9 +22,13 @@ use crate::vm::broadcasts::Broadcasts;
 use crate::vm::irq::{Irq, LEVEL};
 use crate::vm::rwp::{Awaited, Control, Looks};
 
+/// `GICD_CTLR.nASSGIreq` in [`Distributor::control`].
+pub(crate) const NO_ACTIVE_SGIS: u32 = 1 << 2;
+
 /// State of the distributor, and of the redistributor registers common to the VM.
 pub(crate) struct Distributor {
-    /// `GICD_CTLR.EnableGrp0` in bit 0, `EnableGrp1` in bit 1; and the writes in progress.
+    /// `GICD_CTLR.EnableGrp0` in bit 0, `EnableGrp1` in bit 1, and [`NO_ACTIVE_SGIS`]; and the
+    /// writes in progress.
     pub(crate) control: Control,
     /// vCPUs to notify of a write of the group enables.
     pub(crate) notifications: Slices,
@@ -118,6 +122,12 @@ impl Distributor {
     #[inline]
     pub(crate) fn group_enables(&self) -> u32 {
         self.control.get()
+    }
+
+    /// Returns true if the guest has asked for SGIs without an active state:
+    /// `GICD_CTLR.nASSGIreq`.
+    pub(crate) fn no_active_sgis(&self) -> bool {
+        self.control.get() & NO_ACTIVE_SGIS != 0
     }
 
     /// Returns the classes of the groups that `GICD_CTLR` enables.

@@ -23,6 +23,11 @@ use crate::vm::rwp::Waiting;
 /// In place of the value for an SGI to a vCPU that the VM does not have.
 const NOBODY: u64 = u64::MAX;
 
+/// In the value for an SGI to a vCPU: the hardware has the vCPU's SGIs. The bit is RES0 in
+/// `ICC_SGI<n>R_EL1`, so that no guest's value equals the vCPU's, and a look at the bit of its own
+/// costs an SGI by state words nothing.
+const VIRTUAL_SGIS: u64 = 1 << 63;
+
 /// A vCPU's shadow, accessible to the CPU that has the vCPU.
 struct OwnedShadow {
     shadow: UnsafeCell<RefCell<IchShadow>>,
@@ -53,8 +58,9 @@ pub(crate) struct Vcpu {
     // From here on a line that all CPUs read. Only `retry_gpa` and `retries` change, in a read of
     // another vCPU's states that is tried again.
     pub(crate) key: VcpuKey,
-    /// Value of `ICC_SGI<n>R_EL1`, without the INTID, for an SGI to this vCPU alone; all ones while
-    /// the VM does not have the vCPU.
+    /// Value of `ICC_SGI<n>R_EL1`, without the INTID, for an SGI to this vCPU alone, with
+    /// [`VIRTUAL_SGIS`] while the hardware has its SGIs; all ones while the VM does not have the
+    /// vCPU.
     sgi_to_itself: AtomicU64,
     pub(crate) id: VcpuId,
     /// PPIs that are, or have been, connected to a physical PPI: bit n for INTID 16 + n.
@@ -118,11 +124,42 @@ impl Vcpu {
     }
 
     /// Returns the value of `ICC_SGI<n>R_EL1`, without the INTID, for an SGI to the vCPU alone; a
-    /// value that equals none of them while the VM does not have the vCPU.
+    /// value that equals none of them while the hardware has the vCPU's SGIs, or the VM does not
+    /// have the vCPU.
     #[inline]
     pub(crate) fn sgi_to_itself(&self) -> u64 {
         // Acquire: pairs with the Release in `add`.
         self.sgi_to_itself.load(Acquire)
+    }
+
+    /// Returns the value of [`Vcpu::sgi_to_itself`] while the hardware has none of the SGIs.
+    pub(crate) fn sgi_address(&self) -> u64 {
+        match self.sgi_to_itself() {
+            NOBODY => NOBODY,
+            value => value & !VIRTUAL_SGIS,
+        }
+    }
+
+    /// Returns true if SGIs to the vCPU are to become pending in its virtual PE. The caller sees
+    /// the virtual PE.
+    pub(crate) fn has_virtual_sgis(&self) -> bool {
+        let value = self.sgi_to_itself();
+        value != NOBODY && value & VIRTUAL_SGIS != 0
+    }
+
+    /// Lets SGIs become pending in the vCPU's virtual PE from now on, or ends that. A CPU that has
+    /// looked before may still use the other way.
+    pub(crate) fn set_virtual_sgis(&self, on: bool) {
+        // Release: publishes the virtual PE; pairs with the Acquire in `sgi_to_itself`. Relaxed:
+        // only compared. A vCPU that the VM does not have any more stays away.
+        let _ = self.sgi_to_itself.fetch_update(Release, Relaxed, |value| {
+            let marked = if on {
+                value | VIRTUAL_SGIS
+            } else {
+                value & !VIRTUAL_SGIS
+            };
+            (value != NOBODY).then_some(marked)
+        });
     }
 
     /// Returns true if the VM has the vCPU. The caller sees the vCPU as it was added.

@@ -1,23 +1,30 @@
-//! A GICv4.0 in software: ITSes that execute commands, redistributors with `GICR_VPENDBASER`, and
-//! tables in memory. Written from IHI 0069; where it says UNPREDICTABLE, the model panics.
+//! A GICv4.0 or GICv4.1 in software: an ITS that executes commands, redistributors with
+//! `GICR_VPENDBASER`, and tables in memory. Written from IHI 0069; where it says UNPREDICTABLE, the
+//! model panics.
+//!
+//! The GICv4.1 has virtual SGIs, and no individual doorbells (`GITS_TYPER.nID`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
 use vgic::gicv4::command::Command;
-use vgic::gicv4::{Gicv4, ItsFault, PhysicalDevice, PhysicalIts, VpeId};
+use vgic::gicv4::{Gicv4, Gicv41, ItsFault, PhysicalDevice, PhysicalIts, VpeId};
 use vgic::intid::{CpuId, DeviceId, EventId, ItsId, VcpuId};
 
 const VALID: u64 = 1 << 63;
 const IDAI: u64 = 1 << 62;
 const PENDING_LAST: u64 = 1 << 61;
 const DIRTY: u64 = 1 << 60;
+/// `GICR_VPENDBASER` of GICv4.1.
+const DOORBELL: u64 = 1 << 62;
+const GROUP1: u64 = 1 << 58;
+const GROUP0: u64 = 1 << 59;
 
-/// INTID of no doorbell.
-const NO_DOORBELL: u32 = 1023;
+const NO_DOORBELL: u32 = VpeId::NO_DOORBELL;
 /// First physical LPI that is a doorbell.
 const FIRST_DOORBELL: u32 = 20_000;
-/// Reads of `GICR_VPENDBASER` for which a departing virtual PE is dirty.
+/// Reads of `GICR_VPENDBASER` for which a departing virtual PE is dirty, and one of GICv4.1 that
+/// arrives.
 const DIRTY_READS: u8 = 2;
 
 /// An MSI's way.
@@ -33,10 +40,18 @@ pub enum Sent {
 }
 
 #[derive(Default)]
-pub struct Model(Mutex<State>);
+pub struct Model(Mutex<State>, Version);
+
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Version {
+    #[default]
+    V4_0,
+    V4_1,
+}
 
 #[derive(Default)]
 struct State {
+    version: Version,
     vpes: BTreeMap<u16, Vpe>,
     /// By DeviceID and EventID.
     events: BTreeMap<(u32, u64), Event>,
@@ -75,6 +90,22 @@ struct Vpe {
     cpu: u16,
     /// Configuration bytes that the redistributor has cached.
     cache: BTreeMap<usize, u8>,
+    /// GICv4.1: the configuration table, the default doorbell, and whether it has been asked for.
+    configuration: u64,
+    doorbell: u32,
+    is_doorbell_asked: bool,
+    /// VGrp0En and VGrp1En of the last residency.
+    groups: u64,
+    sgis: [Sgi; 16],
+}
+
+/// A virtual SGI.
+#[derive(Clone, Copy, Default)]
+struct Sgi {
+    enabled: bool,
+    group1: bool,
+    priority: u8,
+    pending: bool,
 }
 
 #[derive(Default)]
@@ -111,16 +142,35 @@ impl State {
     /// Makes a virtual LPI pending; rings the doorbell unless the virtual PE is resident.
     fn raise(&mut self, event: Event) {
         self.set_pending(event.vpe, event.vintid, true);
-        let cpu = self.vpes[&event.vpe].cpu;
-        let resident = self.cpus.get(&cpu).and_then(|cpu| cpu.resident);
-        if resident != Some(event.vpe) && event.doorbell != NO_DOORBELL {
+        if self.version == Version::V4_1 {
+            assert_eq!(event.doorbell, NO_DOORBELL, "nID");
+            self.ring_default_doorbell(event.vpe);
+        } else if !self.is_resident(event.vpe) && event.doorbell != NO_DOORBELL {
             self.doorbells_pending.insert(event.doorbell);
+        }
+    }
+
+    /// Rings the default doorbell of a virtual PE that has asked for it, if an enabled virtual
+    /// interrupt is pending.
+    fn ring_default_doorbell(&mut self, number: u16) {
+        let vpe = &self.vpes[&number];
+        let (cpu, asked, doorbell) = (vpe.cpu, vpe.is_doorbell_asked, vpe.doorbell);
+        if asked && self.first(cpu, number).is_some() {
+            assert_ne!(doorbell, NO_DOORBELL, "asked for no doorbell");
+            self.vpes
+                .get_mut(&number)
+                .expect("mapped")
+                .is_doorbell_asked = false;
+            self.doorbells_pending.insert(doorbell);
         }
     }
 
     /// Returns the configuration byte of a virtual LPI, from the cache if it is there.
     fn configuration(&mut self, cpu: u16, vpe: u16, vintid: usize) -> u8 {
-        let table = self.cpus[&cpu].vpropbaser & 0x000f_ffff_ffff_f000;
+        let table = match self.version {
+            Version::V4_0 => self.cpus[&cpu].vpropbaser & 0x000f_ffff_ffff_f000,
+            Version::V4_1 => self.vpes[&vpe].configuration,
+        };
         // The first byte is INTID 8192's (IHI 0069, 5.1.1).
         let byte = self.table(table)[vintid - 8192];
         *self
@@ -132,7 +182,7 @@ impl State {
             .or_insert(byte)
     }
 
-    /// Returns the pending and enabled virtual LPI of the highest priority.
+    /// Returns the pending and enabled virtual interrupt of the highest priority.
     fn first(&mut self, cpu: u16, vpe: u16) -> Option<usize> {
         let table = self.table(self.vpes[&vpe].table).iter();
         let pending: Vec<usize> = (table.enumerate())
@@ -147,7 +197,34 @@ impl State {
             let byte = self.configuration(cpu, vpe, lpi);
             (byte & 1 != 0).then_some((byte & 0xfc, lpi))
         });
-        enabled.min().map(|(_, lpi)| lpi)
+        let lpi = enabled.min();
+        let vpe = &self.vpes[&vpe];
+        let is_open = |group| self.version == Version::V4_0 || vpe.groups & group != 0;
+        let signalled = |sgi: &Sgi| {
+            let group = if sgi.group1 { GROUP1 } else { GROUP0 };
+            sgi.pending && sgi.enabled && is_open(group)
+        };
+        let sgis = vpe.sgis.iter().enumerate();
+        let sgis = sgis
+            .filter(|(_, sgi)| signalled(sgi))
+            .map(|(n, sgi)| (sgi.priority, n));
+        let lpi = lpi.filter(|_| is_open(GROUP1));
+        sgis.chain(lpi).min().map(|(_, intid)| intid)
+    }
+
+    /// Returns the virtual PE that this value of `GICR_VPENDBASER` makes resident.
+    fn arriving(&self, value: u64) -> u16 {
+        if self.version == Version::V4_1 {
+            assert_ne!(value & (GROUP0 | GROUP1), 0, "no group is enabled");
+            assert!(self.vpes.contains_key(&(value as u16)), "not mapped");
+            return value as u16;
+        }
+
+        assert_ne!(value & PENDING_LAST, 0, "nobody looks into the table");
+        let table = value & 0x000f_ffff_ffff_0000;
+        let mut vpes = self.vpes.iter();
+        let found = vpes.find(|(_, vpe)| vpe.table == table);
+        *found.expect("the table of a virtual PE").0
     }
 
     fn is_resident(&self, vpe: u16) -> bool {
@@ -155,10 +232,11 @@ impl State {
     }
 
     fn execute(&mut self, command: Command) {
-        let [code, second, third, fourth] = command.words();
-        let (device, event) = ((code >> 32) as u32, second & 0xffff_ffff);
+        const ALLOC: u64 = 1 << 8;
+        let [first, second, third, fourth] = command.words();
+        let (device, event) = ((first >> 32) as u32, second & 0xffff_ffff);
         let vpe = (second >> 32) as u16;
-        let code = code as u8;
+        let code = first as u8;
         self.commands.push(code);
         let key = (device, event);
         let mapped = |state: &Self| {
@@ -213,31 +291,72 @@ impl State {
                 }
                 self.unsynced.extend([old.vpe, vpe]);
             }
-            // VMOVP.
+            // VMOVP. DB and the default doorbell are of GICv4.1.
             0x22 => {
                 assert!(!self.is_resident(vpe), "moved while resident");
                 let cpu = (third >> 16) as u16;
-                self.vpes.get_mut(&vpe).expect("mapped").cpu = cpu;
+                let moved = self.vpes.get_mut(&vpe).expect("mapped");
+                moved.cpu = cpu;
+                if self.version == Version::V4_1 {
+                    assert_eq!((third >> 63, fourth as u32), (1, moved.doorbell));
+                } else {
+                    assert_eq!((third >> 63, fourth), (0, 0));
+                }
                 self.unsynced.insert(vpe);
             }
-            // VMAPP.
+            // VMAPP. Alloc, the configuration table and the default doorbell are of GICv4.1.
             0x29 if third & VALID != 0 => {
                 let new = Vpe {
                     table: fourth & 0x000f_ffff_ffff_0000,
                     id_bits: (fourth & 0x1f) as u32 + 1,
                     cpu: (third >> 16) as u16,
                     cache: BTreeMap::new(),
+                    configuration: first & 0x000f_ffff_ffff_0000,
+                    doorbell: second as u32,
+                    is_doorbell_asked: false,
+                    groups: 0,
+                    sgis: [Sgi::default(); 16],
                 };
+                if self.version == Version::V4_1 {
+                    assert_ne!(first & ALLOC, 0, "the first mapping allocates");
+                    let configuration = self.table(new.configuration).len();
+                    assert_eq!(configuration + 8192, 1 << new.id_bits);
+                } else {
+                    assert_eq!((first, second as u32), (0x29, 0));
+                }
                 let table = self.table(new.table);
                 assert_eq!(table.len() * 8, 1 << new.id_bits);
                 assert!(self.vpes.insert(vpe, new).is_none());
                 self.unsynced.insert(vpe);
             }
             0x29 => {
+                let alloc = first & ALLOC != 0;
+                assert_eq!(alloc, self.version == Version::V4_1, "the last one frees");
                 assert!(!self.is_resident(vpe), "unmapped while resident");
                 assert!(self.events.values().all(|event| event.vpe != vpe));
                 assert!(!self.unsynced.contains(&vpe));
                 self.vpes.remove(&vpe).expect("mapped");
+            }
+            // VSGI. With C, the configuration stays.
+            0x23 => {
+                assert_eq!(self.version, Version::V4_1);
+                let sgis = &mut self.vpes.get_mut(&vpe).expect("mapped").sgis;
+                let sgi = &mut sgis[(first >> 32 & 0xf) as usize];
+                if first >> 9 & 1 != 0 {
+                    sgi.pending = false;
+                } else {
+                    sgi.enabled = first >> 8 & 1 != 0;
+                    sgi.group1 = first >> 10 & 1 != 0;
+                    sgi.priority = (first >> 20 & 0xf) as u8 * 16;
+                    self.ring_default_doorbell(vpe);
+                }
+                self.unsynced.insert(vpe);
+            }
+            // INVDB.
+            0x2e => {
+                assert_eq!(self.version, Version::V4_1);
+                assert!(self.vpes.contains_key(&vpe));
+                self.unsynced.insert(vpe);
             }
             // VINVALL, VSYNC.
             0x2d => {
@@ -268,6 +387,15 @@ impl State {
 
 /// The test's side: devices, guests and the hypervisor's handler.
 impl Model {
+    /// Returns a GIC of this version, with nothing mapped.
+    pub fn new(version: Version) -> Self {
+        let state = State {
+            version,
+            ..State::default()
+        };
+        Self(Mutex::new(state), version)
+    }
+
     /// Makes a device's MSIs direct, or ends that, for the library to ask.
     pub fn set_device(&self, device: u32, on: bool) {
         let mut state = self.0.lock().unwrap();
@@ -300,20 +428,26 @@ impl Model {
         taken.into_iter().collect()
     }
 
-    /// Takes a virtual LPI, as a guest on `cpu` does by ICV_IAR1.
+    /// Takes a virtual interrupt, as a guest on `cpu` does by ICV_IAR1.
     pub fn take(&self, cpu: usize) -> Option<u32> {
         let mut state = self.0.lock().unwrap();
         let vpe = state.cpus.get(&(cpu as u16))?.resident?;
-        let lpi = state.first(cpu as u16, vpe)?;
-        state.set_pending(vpe, lpi, false);
-        Some(lpi as u32)
+        let intid = state.first(cpu as u16, vpe)?;
+        let mapped = state.vpes.get_mut(&vpe).expect("mapped");
+        match mapped.sgis.get_mut(intid) {
+            Some(sgi) => sgi.pending = false,
+            None => state.set_pending(vpe, intid, false),
+        }
+        Some(intid as u32)
     }
 
     /// Takes the vPEIDs whose doorbell is pending and enabled.
     pub fn ring(&self) -> Vec<u16> {
         let mut state = self.0.lock().unwrap();
         let on = state.doorbells_on.clone();
-        let (rung, left) = (state.doorbells_pending.iter()).partition(|bell| on.contains(bell));
+        let always = state.version == Version::V4_1;
+        let pending = state.doorbells_pending.iter();
+        let (rung, left) = pending.partition(|bell| always || on.contains(bell));
         state.doorbells_pending = left;
         let rung: BTreeSet<u32> = rung;
         rung.into_iter()
@@ -321,9 +455,12 @@ impl Model {
             .collect()
     }
 
-    /// Returns true if a virtual PE of this vPEID has its doorbell enabled.
+    /// Returns true if a virtual PE of this vPEID has its doorbell enabled, or has asked for it.
     pub fn is_doorbell_on(&self, vpe: u16) -> bool {
         let state = self.0.lock().unwrap();
+        if state.version == Version::V4_1 {
+            return state.vpes[&vpe].is_doorbell_asked;
+        }
         state
             .doorbells_on
             .contains(&(FIRST_DOORBELL + u32::from(vpe)))
@@ -376,6 +513,10 @@ fn spend(left: &mut Option<usize>) -> bool {
 }
 
 impl Gicv4 for Model {
+    fn v4_1(&self) -> Option<&dyn Gicv41> {
+        (self.1 == Version::V4_1).then_some(self)
+    }
+
     fn its_count(&self) -> usize {
         1
     }
@@ -402,14 +543,14 @@ impl Gicv4 for Model {
         u64::from(cpu.0) << 16
     }
 
-    fn allocate_vpe(&self, _vcpu: Option<VcpuId>) -> Option<VpeId> {
+    fn allocate_vpe(&self, vcpu: Option<VcpuId>) -> Option<VpeId> {
         let mut state = self.0.lock().unwrap();
         if !spend(&mut state.vpes_left) {
             return None;
         }
         let number = (0..).find(|number| !state.numbers.contains(number))?;
         state.numbers.insert(number);
-        let doorbell = FIRST_DOORBELL + u32::from(number);
+        let doorbell = vcpu.map_or(NO_DOORBELL, |_| FIRST_DOORBELL + u32::from(number));
         Some(VpeId { number, doorbell })
     }
 
@@ -433,7 +574,8 @@ impl Gicv4 for Model {
 
     fn free_table(&self, table: u64, bytes: usize) {
         let mut state = self.0.lock().unwrap();
-        assert!(state.vpes.values().all(|vpe| vpe.table != table), "in use");
+        let uses = |vpe: &Vpe| vpe.table == table || vpe.configuration == table;
+        assert!(!state.vpes.values().any(uses), "in use");
         let residents = state.cpus.values().filter(|cpu| cpu.resident.is_some());
         for cpu in residents {
             assert_ne!(cpu.vpropbaser & 0x000f_ffff_ffff_f000, table, "in use");
@@ -462,28 +604,49 @@ impl Gicv4 for Model {
 
     fn set_vpendbaser(&self, cpu: CpuId, value: u64) {
         let mut state = self.0.lock().unwrap();
+        let version = state.version;
         let old = state.cpus.entry(cpu.0).or_default();
-        assert_eq!(old.dirty, 0, "written while a virtual PE leaves");
+        assert_eq!(old.dirty, 0, "written while a virtual PE arrives or leaves");
+        let before = old.vpendbaser;
         match (old.resident, value & VALID != 0) {
             (None, true) => {
-                assert_ne!(value & PENDING_LAST, 0, "nobody looks into the table");
-                let table = value & 0x000f_ffff_ffff_0000;
-                let (&number, vpe) = (state.vpes.iter())
-                    .find(|(_, vpe)| vpe.table == table)
-                    .expect("the table of a virtual PE");
-                assert_eq!(vpe.cpu, cpu.0, "resident where it is not mapped");
+                let number = state.arriving(value);
+                assert_eq!(
+                    state.vpes[&number].cpu, cpu.0,
+                    "resident where it is not mapped"
+                );
                 let now = state.cpus.get_mut(&cpu.0).expect("above");
                 now.resident = Some(number);
                 now.vpendbaser = value;
+                if version == Version::V4_1 {
+                    now.dirty = DIRTY_READS;
+                    let vpe = state.vpes.get_mut(&number).expect("mapped");
+                    vpe.is_doorbell_asked = false;
+                    vpe.groups = value & (GROUP0 | GROUP1);
+                }
             }
-            (Some(vpe), false) => {
-                const FIXED: u64 = !(VALID | IDAI | PENDING_LAST | DIRTY);
-                assert_eq!(old.vpendbaser & FIXED, value & FIXED, "changed while valid");
-                let pending = state.first(cpu.0, vpe).is_some();
+            (Some(number), false) => {
+                let output = VALID | IDAI | DOORBELL | PENDING_LAST | DIRTY;
+                assert_eq!(before & !output, value & !output, "changed while valid");
+                let pending = state.first(cpu.0, number).is_some();
+                let mut left = value & !output;
+                if version == Version::V4_1 {
+                    let unread = value & PENDING_LAST != 0;
+                    let asks = value & DOORBELL != 0 && !pending && !unread;
+                    state
+                        .vpes
+                        .get_mut(&number)
+                        .expect("mapped")
+                        .is_doorbell_asked = asks;
+                    left |= value & PENDING_LAST;
+                }
+                if pending {
+                    left |= PENDING_LAST;
+                }
                 let now = state.cpus.get_mut(&cpu.0).expect("above");
                 now.resident = None;
                 now.dirty = DIRTY_READS;
-                now.vpendbaser = value & FIXED | if pending { PENDING_LAST } else { 0 };
+                now.vpendbaser = left;
             }
             (None, false) => old.vpendbaser = value,
             (Some(_), true) => panic!("a virtual PE over another"),
@@ -491,6 +654,7 @@ impl Gicv4 for Model {
     }
 
     fn vpropbaser(&self, cpu: CpuId) -> u64 {
+        assert_eq!(self.1, Version::V4_0, "the embedder's");
         self.0
             .lock()
             .unwrap()
@@ -501,6 +665,7 @@ impl Gicv4 for Model {
     }
 
     fn set_vpropbaser(&self, cpu: CpuId, value: u64) {
+        assert_eq!(self.1, Version::V4_0, "the embedder's");
         let mut state = self.0.lock().unwrap();
         let cpu = state.cpus.entry(cpu.0).or_default();
         assert!(cpu.resident.is_none(), "changed while valid");
@@ -508,6 +673,7 @@ impl Gicv4 for Model {
     }
 
     fn set_doorbell(&self, vpe: VpeId, cpu: CpuId, on: bool) {
+        assert_eq!(self.1, Version::V4_0, "enabled for ever");
         let mut state = self.0.lock().unwrap();
         assert_eq!(state.vpes[&vpe.number].cpu, cpu.0, "mapped elsewhere");
         if on {
@@ -545,5 +711,44 @@ impl Gicv4 for Model {
             "an MSI might find no mapping"
         );
         state.lpis_pending.remove(&(device.0, event.0))
+    }
+}
+
+impl Gicv41 for Model {
+    fn has_virtual_sgis(&self) -> bool {
+        true
+    }
+
+    fn write_invallr(&self, cpu: CpuId, value: u64) -> Result<(), ItsFault> {
+        let mut state = self.0.lock().unwrap();
+        if !spend(&mut state.commands_left) {
+            return Err(ItsFault);
+        }
+        assert_ne!(value & VALID, 0, "the V bit");
+        let vpe = (value >> 32) as u16;
+        let vpe = state.vpes.get_mut(&vpe).expect("mapped");
+        assert_eq!(vpe.cpu, cpu.0, "mapped elsewhere");
+        vpe.cache.clear();
+        Ok(())
+    }
+
+    fn read_vsgipendr(&self, cpu: CpuId, vsgir: u32) -> Result<u32, ItsFault> {
+        let mut state = self.0.lock().unwrap();
+        if !spend(&mut state.commands_left) {
+            return Err(ItsFault);
+        }
+        let vpe = &state.vpes[&(vsgir as u16)];
+        assert_eq!(vpe.cpu, cpu.0, "mapped elsewhere");
+        let pending = vpe.sgis.iter().enumerate().filter(|(_, sgi)| sgi.pending);
+        Ok(pending.fold(0, |word, (n, _)| word | 1 << n))
+    }
+
+    fn write_sgir(&self, its: PhysicalIts, value: u64) {
+        assert_eq!(its, PhysicalIts(0));
+        let mut state = self.0.lock().unwrap();
+        let vpe = (value >> 32) as u16;
+        let sgis = &mut state.vpes.get_mut(&vpe).expect("mapped").sgis;
+        sgis[(value & 0xf) as usize].pending = true;
+        state.ring_default_doorbell(vpe);
     }
 }

@@ -49,8 +49,7 @@ impl Gicv4 for VmHost {
                 gic.lpis.configure(doorbell, false, false);
                 doorbell
             }
-            // Nobody rings for the library's own.
-            None => 0,
+            None => VpeId::NO_DOORBELL,
         };
         let Some(number) = gic.virtual_lpis.allocate() else {
             if vcpu.is_some() {
@@ -62,7 +61,7 @@ impl Gicv4 for VmHost {
     }
 
     fn free_vpe(&self, vpe: VpeId) {
-        if vpe.doorbell != 0 {
+        if vpe.doorbell != VpeId::NO_DOORBELL {
             self.gic.lpis.release(vpe.doorbell);
         }
         self.gic.virtual_lpis.free(vpe.number);

@@ -1,14 +1,15 @@
 //! Direct injection, on a GICv4 in software.
 
+#[path = "../common/mod.rs"]
 mod common;
+mod random;
+mod sgis;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use common::gicv4::{Model, Sent};
+use common::gicv4::{Model, Sent, Version};
 use common::its::Driver;
 use common::{Call, GICD, Machine, TestHost, affinity, vcpu};
-use proptest::prelude::*;
 use vgic::cpu_interface::software::NEOVERSE;
 use vgic::intid::ItsId;
 use vgic::{Blocked, Config, DirectError};
@@ -27,10 +28,13 @@ struct Direct {
 
 impl Direct {
     /// Returns a VM with `vcpus` vCPUs, none of which is direct yet.
-    fn new(vcpus: usize) -> Self {
-        let model = Arc::new(Model::default());
+    fn new(version: Version, vcpus: usize) -> Self {
+        let model = Arc::new(Model::new(version));
         let host = TestHost::with_gicv4(model.clone());
-        let config = Config::new((0..vcpus).map(affinity).collect()).with_its(common::GITS);
+        let config = Config {
+            nassgi_cap: true,
+            ..Config::new((0..vcpus).map(affinity).collect()).with_its(common::GITS)
+        };
         let machine = Machine::with_host(Arc::default(), 0, config, NEOVERSE, host);
         machine.set_up();
         Self { machine, model }
@@ -38,8 +42,8 @@ impl Direct {
 
     /// Returns a VM whose vCPUs and device are direct. Event n is LPI 8200 + n on vCPU n, modulo
     /// the number of vCPUs. Every vCPU is blocked.
-    fn started(vcpus: usize) -> (Self, impl Fn(&Self) -> Driver<'_>) {
-        let this = Self::new(vcpus);
+    fn started(version: Version, vcpus: usize) -> (Self, impl Fn(&Self) -> Driver<'_>) {
+        let this = Self::new(version, vcpus);
         for n in 0..vcpus {
             this.set_vcpu(n, true).unwrap();
         }
@@ -145,9 +149,48 @@ impl Direct {
     }
 }
 
-#[test]
-fn an_msi_reaches_a_running_vcpu_without_the_library() {
-    let (this, start) = Direct::started(2);
+/// Makes a test of each function, on each version of the architecture.
+macro_rules! on_each_version {
+    ($($name:ident)*) => {
+        on_each_version!(v4_0, V4_0, $($name)*);
+        on_each_version!(v4_1, V4_1, $($name)*);
+    };
+    ($module:ident, $version:ident, $($name:ident)*) => {
+        mod $module {
+            use crate::common::gicv4::Version;
+
+            $(
+                #[test]
+                fn $name() {
+                    super::$name(Version::$version);
+                }
+            )*
+        }
+    };
+}
+
+on_each_version! {
+    an_msi_reaches_a_running_vcpu_without_the_library
+    a_doorbell_wakes_a_blocked_vcpu
+    a_virtual_lpi_that_comes_before_the_block_is_found
+    the_doorbell_of_a_preempted_vcpu_rings_at_most_once
+    a_virtual_pe_is_moved_only_to_another_cpu
+    a_virtual_pe_that_cannot_be_moved_stays_off
+    commands_have_their_effect_on_direct_events
+    a_pending_state_goes_along_with_its_event
+    a_guest_that_disables_lpis_finds_the_pending_state_in_its_table
+    a_group_that_the_distributor_disables_holds_virtual_lpis_back
+    a_save_has_what_the_hardware_had
+    a_vcpu_without_a_virtual_pe_has_its_reason
+    a_vm_that_is_taken_apart_makes_no_virtual_pe
+    an_its_that_stops_ends_direct_injection
+    a_vcpu_that_becomes_direct_while_it_sleeps_is_woken
+    a_vcpu_that_becomes_direct_in_the_guest_is_kicked
+    other_interrupts_reach_a_vcpu_with_a_virtual_pe
+}
+
+fn an_msi_reaches_a_running_vcpu_without_the_library(version: Version) {
+    let (this, start) = Direct::started(version, 2);
     let _its = start(&this);
     assert_eq!(this.events(1), Ok(2));
     this.machine.enter(1);
@@ -168,9 +211,8 @@ fn an_msi_reaches_a_running_vcpu_without_the_library() {
     this.finish();
 }
 
-#[test]
-fn a_doorbell_wakes_a_blocked_vcpu() {
-    let (this, start) = Direct::started(1);
+fn a_doorbell_wakes_a_blocked_vcpu(version: Version) {
+    let (this, start) = Direct::started(version, 1);
     let _its = start(&this);
     assert!(!this.model.is_occupied(0));
     assert!(this.model.is_doorbell_on(1));
@@ -188,9 +230,8 @@ fn a_doorbell_wakes_a_blocked_vcpu() {
     this.finish();
 }
 
-#[test]
-fn a_virtual_lpi_that_comes_before_the_block_is_found() {
-    let (this, start) = Direct::started(1);
+fn a_virtual_lpi_that_comes_before_the_block_is_found(version: Version) {
+    let (this, start) = Direct::started(version, 1);
     let _its = start(&this);
     this.machine.enter(0);
     assert!(this.msi(0));
@@ -211,28 +252,28 @@ fn a_virtual_lpi_that_comes_before_the_block_is_found() {
     this.finish();
 }
 
-#[test]
-fn the_doorbell_of_a_preempted_vcpu_rings_once() {
-    let (this, start) = Direct::started(1);
+fn the_doorbell_of_a_preempted_vcpu_rings_at_most_once(version: Version) {
+    let (this, start) = Direct::started(version, 1);
     let _its = start(&this);
     this.machine.enter(0);
     this.machine.exit(0);
     this.machine.put_all();
     assert!(!this.model.is_occupied(0));
-    assert!(this.model.is_doorbell_on(1));
+    let v4_0 = version == Version::V4_0;
+    assert_eq!(this.model.is_doorbell_on(1), v4_0);
 
     assert!(this.msi(0));
     assert!(!this.model.is_doorbell_on(1));
     assert!(this.msi(2));
-    assert_eq!(this.machine.domain.totals().doorbells, 1);
+    // A virtual PE of GICv4.1 has not even asked.
+    assert_eq!(this.machine.domain.totals().doorbells, u64::from(v4_0));
     assert_eq!(this.serve(0), [LPI, LPI + 2]);
     assert!(this.model.is_doorbell_on(1));
     this.finish();
 }
 
-#[test]
-fn a_virtual_pe_is_moved_only_to_another_cpu() {
-    let (this, start) = Direct::started(2);
+fn a_virtual_pe_is_moved_only_to_another_cpu(version: Version) {
+    let (this, start) = Direct::started(version, 2);
     let _its = start(&this);
     this.machine.put_all();
     this.model.take_commands();
@@ -252,9 +293,8 @@ fn a_virtual_pe_is_moved_only_to_another_cpu() {
     this.finish();
 }
 
-#[test]
-fn a_virtual_pe_that_cannot_be_moved_stays_off() {
-    let (this, start) = Direct::started(2);
+fn a_virtual_pe_that_cannot_be_moved_stays_off(version: Version) {
+    let (this, start) = Direct::started(version, 2);
     let _its = start(&this);
     this.machine.put_all();
     let cpu = &this.machine.cpus[1];
@@ -270,9 +310,8 @@ fn a_virtual_pe_that_cannot_be_moved_stays_off() {
     this.finish();
 }
 
-#[test]
-fn commands_have_their_effect_on_direct_events() {
-    let (this, start) = Direct::started(2);
+fn commands_have_their_effect_on_direct_events(version: Version) {
+    let (this, start) = Direct::started(version, 2);
     let its = start(&this);
     let device = u64::from(DEVICE);
 
@@ -319,9 +358,8 @@ fn commands_have_their_effect_on_direct_events() {
     this.finish();
 }
 
-#[test]
-fn a_pending_state_goes_along_with_its_event() {
-    let (this, start) = Direct::started(1);
+fn a_pending_state_goes_along_with_its_event(version: Version) {
+    let (this, start) = Direct::started(version, 1);
     let _its = start(&this);
     // Out of the hardware, while the vCPU is on its CPU and while it is not.
     for loaded in [true, false] {
@@ -360,9 +398,8 @@ fn a_pending_state_goes_along_with_its_event() {
     this.finish();
 }
 
-#[test]
-fn a_guest_that_disables_lpis_finds_the_pending_state_in_its_table() {
-    let (this, start) = Direct::started(1);
+fn a_guest_that_disables_lpis_finds_the_pending_state_in_its_table(version: Version) {
+    let (this, start) = Direct::started(version, 1);
     let _its = start(&this);
     assert!(this.msi(0));
     let gicr = this.machine.gicr(0);
@@ -385,9 +422,8 @@ fn a_guest_that_disables_lpis_finds_the_pending_state_in_its_table() {
     this.finish();
 }
 
-#[test]
-fn a_group_that_the_distributor_disables_holds_virtual_lpis_back() {
-    let (this, start) = Direct::started(1);
+fn a_group_that_the_distributor_disables_holds_virtual_lpis_back(version: Version) {
+    let (this, start) = Direct::started(version, 1);
     let _its = start(&this);
     this.machine.enter(0);
     this.machine.exit(0);
@@ -404,9 +440,8 @@ fn a_group_that_the_distributor_disables_holds_virtual_lpis_back() {
     this.finish();
 }
 
-#[test]
-fn a_save_has_what_the_hardware_had() {
-    let (this, start) = Direct::started(1);
+fn a_save_has_what_the_hardware_had(version: Version) {
+    let (this, start) = Direct::started(version, 1);
     let _its = start(&this);
     assert!(this.msi(3));
     let state = this.machine.save();
@@ -434,8 +469,7 @@ fn a_save_has_what_the_hardware_had() {
     this.finish();
 }
 
-#[test]
-fn a_vcpu_without_a_virtual_pe_has_its_reason() {
+fn a_vcpu_without_a_virtual_pe_has_its_reason(version: Version) {
     for (vpes, tables, commands, reason) in [
         (Some(1), None, None, DirectError::NoVpe),
         (Some(0), None, None, DirectError::NoVpe),
@@ -444,7 +478,7 @@ fn a_vcpu_without_a_virtual_pe_has_its_reason() {
         (None, Some(2), None, DirectError::NoMemory),
         (None, Some(3), None, DirectError::NoMemory),
     ] {
-        let this = Direct::new(1);
+        let this = Direct::new(version, 1);
         assert_eq!(this.events(0), Err(DirectError::NotWanted));
         this.model.leave(vpes, tables, commands);
         assert_eq!(this.set_vcpu(0, true), Err(reason));
@@ -470,9 +504,8 @@ fn a_vcpu_without_a_virtual_pe_has_its_reason() {
     assert_eq!(set, Err(DirectError::NoGicv4));
 }
 
-#[test]
-fn a_vm_that_is_taken_apart_makes_no_virtual_pe() {
-    let this = Direct::new(1);
+fn a_vm_that_is_taken_apart_makes_no_virtual_pe(version: Version) {
+    let this = Direct::new(version, 1);
     this.machine.put_all();
     let pin = this.machine.pin();
     this.machine.vm.teardown(&pin).unwrap();
@@ -480,9 +513,8 @@ fn a_vm_that_is_taken_apart_makes_no_virtual_pe() {
     this.model.check_empty();
 }
 
-#[test]
-fn an_its_that_stops_ends_direct_injection() {
-    let (this, start) = Direct::started(1);
+fn an_its_that_stops_ends_direct_injection(version: Version) {
+    let (this, start) = Direct::started(version, 1);
     let its = start(&this);
     this.model.leave(None, None, Some(0));
     its.mapd(8, 2);
@@ -498,9 +530,8 @@ fn an_its_that_stops_ends_direct_injection() {
     this.machine.finish();
 }
 
-#[test]
-fn a_vcpu_that_becomes_direct_while_it_sleeps_is_woken() {
-    let this = Direct::new(1);
+fn a_vcpu_that_becomes_direct_while_it_sleeps_is_woken(version: Version) {
+    let this = Direct::new(version, 1);
     this.set_device(true).unwrap();
     let its = Driver::new(&this.machine);
     its.mapd(DEVICE.into(), 2);
@@ -517,9 +548,8 @@ fn a_vcpu_that_becomes_direct_while_it_sleeps_is_woken() {
     this.finish();
 }
 
-#[test]
-fn a_vcpu_that_becomes_direct_in_the_guest_is_kicked() {
-    let this = Direct::new(1);
+fn a_vcpu_that_becomes_direct_in_the_guest_is_kicked(version: Version) {
+    let this = Direct::new(version, 1);
     this.set_device(true).unwrap();
     let its = Driver::new(&this.machine);
     its.mapd(DEVICE.into(), 2);
@@ -541,101 +571,8 @@ fn a_vcpu_that_becomes_direct_in_the_guest_is_kicked() {
     this.finish();
 }
 
-/// A step of a random test.
-#[derive(Clone, Copy, Debug)]
-enum Step {
-    Msi(u32),
-    LateMsi(u32),
-    Serve(usize),
-    Visit(usize),
-    Put,
-    Vcpu(usize, bool),
-    Device(bool),
-    Move(u32, usize),
-    Save,
-}
-
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let step = prop_oneof![
-        6 => (0..EVENTS).prop_map(Step::Msi),
-        2 => (0..EVENTS).prop_map(Step::LateMsi),
-        2 => (0..2_usize).prop_map(Step::Serve),
-        3 => (0..2_usize).prop_map(Step::Visit),
-        1 => Just(Step::Put),
-        3 => (0..2_usize, any::<bool>()).prop_map(|(n, on)| Step::Vcpu(n, on)),
-        3 => any::<bool>().prop_map(Step::Device),
-        2 => (0..EVENTS, 0..2_usize).prop_map(|(event, n)| Step::Move(event, n)),
-        1 => Just(Step::Save),
-    ];
-    prop::collection::vec(step, 1..60)
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
-
-    /// Changes the path at random. No MSI is lost, and none delivered twice.
-    #[test]
-    fn a_change_of_the_path_neither_loses_nor_doubles(steps in steps()) {
-        let (this, start) = Direct::started(2);
-        let its = start(&this);
-        // For each LPI, its MSIs less its deliveries, and whether an MSI is newer than the last
-        // delivery.
-        let mut open: BTreeMap<u32, (u32, bool)> = BTreeMap::new();
-        let answer = |open: &mut BTreeMap<u32, (u32, bool)>, seen: Vec<u32>| {
-            for lpi in seen {
-                let (left, newer) = open.get_mut(&lpi).expect("an MSI was sent");
-                *left = left.checked_sub(1).unwrap_or_else(|| panic!("{lpi} comes twice"));
-                *newer = false;
-            }
-        };
-
-        for step in steps {
-            match step {
-                Step::Msi(event) => {
-                    let (left, newer) = open.entry(LPI + event).or_default();
-                    *left += 1;
-                    *newer = true;
-                    this.msi(event);
-                }
-                Step::LateMsi(event) => {
-                    let (left, newer) = open.entry(LPI + event).or_default();
-                    *left += 1;
-                    *newer = true;
-                    this.model.send_to_busy_cpu(DEVICE, event);
-                }
-                Step::Serve(n) => answer(&mut open, this.serve(n)),
-                Step::Visit(n) => {
-                    // Into the guest, where nothing is taken, and out.
-                    this.machine.enter(n);
-                    this.machine.exit(n);
-                }
-                Step::Put => this.machine.put_all(),
-                Step::Vcpu(n, on) => this.set_vcpu(n, on).unwrap(),
-                Step::Device(on) => this.set_device(on).unwrap(),
-                // A physical LPI that is pending goes along with its event, in hardware.
-                Step::Move(event, n) => its.movi(DEVICE.into(), event.into(), n as u64),
-                Step::Save => {
-                    let _ = this.machine.save();
-                    this.machine.advance();
-                }
-            }
-            this.handle_doorbells();
-        }
-
-        this.handle_lpis();
-        for n in [0, 1, 0, 1] {
-            answer(&mut open, this.serve(n));
-        }
-        for (lpi, (_, newer)) in open {
-            prop_assert!(!newer, "{lpi} is lost");
-        }
-        this.finish();
-    }
-}
-
-#[test]
-fn other_interrupts_reach_a_vcpu_with_a_virtual_pe() {
-    let (this, start) = Direct::started(1);
+fn other_interrupts_reach_a_vcpu_with_a_virtual_pe(version: Version) {
+    let (this, start) = Direct::started(version, 1);
     let _its = start(&this);
     this.machine.edge_spi(40, 0);
     assert_eq!(this.serve(0), []);
