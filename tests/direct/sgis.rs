@@ -39,7 +39,7 @@ impl Direct {
     }
 
     /// Lets the guest ask for SGIs without an active state, or with one.
-    fn ask(&self, without: bool) {
+    pub(crate) fn ask(&self, without: bool) {
         let request = if without { CTLR_NASSGIREQ } else { 0 };
         self.machine.write(0, GICD, 0);
         self.machine.write(0, GICD, 3 | request);
@@ -47,7 +47,7 @@ impl Direct {
     }
 
     /// Sends an SGI from vCPU `from` to vCPU `to`, and does what the hypervisor's handlers do.
-    fn sgi(&self, from: usize, to: usize, sgi: u64) {
+    pub(crate) fn sgi(&self, from: usize, to: usize, sgi: u64) {
         self.machine
             .sysreg(from, SysReg::Sgi1r, sgi << 24 | 1 << to);
         self.handle_doorbells();
@@ -59,6 +59,12 @@ impl Direct {
 
     fn gicr(&self, n: usize, register: u64) -> u32 {
         self.machine.read(n, self.machine.gicr(n) + register)
+    }
+
+    /// Enables the SGIs in `sgis` of vCPU `n`, a bit each, or disables them; by vCPU `by`.
+    pub(crate) fn enable_sgi(&self, by: usize, n: usize, sgis: u32, on: bool) {
+        let register = if on { ISENABLER } else { ICENABLER };
+        self.set_gicr(by, n, register, sgis & 0xffff);
     }
 
     fn set_gicr(&self, by: usize, n: usize, register: u64, value: u32) {
