@@ -135,8 +135,10 @@ fn leave_direct<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu, departure: D
     };
     let groups = open_groups(vm, vcpu, gic, slot);
     // A virtual PE of GICv4.1 asks for its doorbell as it leaves, and at no other time.
-    let asks = gic.v4_1().is_some() && departure == Departure::Block && !vpe.doorbell_on;
-    if asks
+    let asked = vpe.doorbell_on || gic.v4_1().is_none();
+    if departure == Departure::Block
+        && !asked
+        && !vpe.pending
         && groups != 0
         && !vpe.resident
         && make_resident(vm, gic, vpe, pin.cpu(), groups).is_err()
@@ -158,7 +160,7 @@ fn leave_cpu(gic: &dyn Gicv4, vpe: &mut Vpe, departure: Departure) {
     vpe.pending = pending && !mutant(Mutant::PendingLastUnread);
     vpe.idai = idai;
     if gic.v4_1().is_some() {
-        vpe.doorbell_on = departure == Departure::Block && !pending;
+        vpe.doorbell_on = departure == Departure::Block;
     }
 }
 
@@ -262,14 +264,8 @@ pub(crate) fn arm_doorbell<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) {
 
 /// Notes that the doorbell of a vCPU has rung. The caller gives the vCPU work afterwards.
 pub(crate) fn doorbell_rang<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) {
-    with_vpe(vm, pin, vcpu, |gic, vpe| {
-        // The redistributor signals the virtual interrupts of a resident virtual PE.
-        vpe.pending |= !vpe.resident;
-        if gic.v4_1().is_some() {
-            // A doorbell that was asked for rings once.
-            vpe.doorbell_on = false;
-        }
-    });
+    // The redistributor signals the virtual interrupts of a resident virtual PE.
+    with_vpe(vm, pin, vcpu, |_, vpe| vpe.pending |= !vpe.resident);
 }
 
 /// Disables the doorbell of a vCPU unless the vCPU is blocked. After it has rung.

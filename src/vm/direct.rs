@@ -59,8 +59,8 @@ pub(crate) struct Vpe {
     pub(crate) pending: bool,
     /// `GICR_VPENDBASER.IDAI` as the last redistributor has left it.
     pub(crate) idai: bool,
-    /// True while the doorbell is enabled. With GICv4.1, true if the virtual PE has asked for the
-    /// doorbell, which has not rung since.
+    /// True while the doorbell is enabled. With GICv4.1, true if the virtual PE asked for the
+    /// doorbell when it last left.
     pub(crate) doorbell_on: bool,
     /// Groups that are forwarded while the virtual PE is resident: bit 0 for Group 0, bit 1 for
     /// Group 1.

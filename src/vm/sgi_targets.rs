@@ -129,6 +129,29 @@ mod tests {
     }
 
     #[test]
+    fn a_guess_stays_while_the_hardware_has_the_sgis() {
+        let affinity = |n| Affinity::new(0, 0, n, 0);
+        // All in one bucket, which the first two fill.
+        let same =
+            (0..=255).filter(|n| hash(value(affinity(*n)), 8) == hash(value(affinity(0)), 8));
+        let same: Vec<u8> = same.take(3).collect();
+        let (vcpus, targets) = vcpus(4, same[..2].iter().map(|n| affinity(*n)));
+        vcpus[0].set_virtual_sgis(true);
+        assert!(vcpus[0].has_virtual_sgis() && vcpus[0].is_present());
+        assert!(targets.find(&vcpus, value(affinity(same[0]))).is_none());
+
+        vcpus[2].add(affinity(same[2]));
+        targets.add(&vcpus, VcpuId(2));
+        vcpus[0].set_virtual_sgis(false);
+        let found = targets.find(&vcpus, value(affinity(same[0])));
+        assert_eq!(found.map(|vcpu| vcpu.id), Some(VcpuId(0)));
+
+        vcpus[0].remove();
+        vcpus[0].set_virtual_sgis(true);
+        assert!(!vcpus[0].has_virtual_sgis() && !vcpus[0].is_present());
+    }
+
+    #[test]
     fn a_guess_is_wrong_once_the_vcpu_is_removed_and_gives_way() {
         let affinity = |n| Affinity::new(0, 0, n, 0);
         let (vcpus, targets) = vcpus(2, (0..2).map(affinity));

@@ -638,9 +638,9 @@ impl Gicv4 for Model {
                         .get_mut(&number)
                         .expect("mapped")
                         .is_doorbell_asked = asks;
-                    left |= value & PENDING_LAST;
                 }
-                if pending {
+                // Nobody looks where the hypervisor has set the bit.
+                if pending && value & PENDING_LAST == 0 {
                     left |= PENDING_LAST;
                 }
                 let now = state.cpus.get_mut(&cpu.0).expect("above");

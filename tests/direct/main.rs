@@ -298,14 +298,45 @@ fn a_virtual_pe_that_cannot_be_moved_stays_off(version: Version) {
     let _its = start(&this);
     this.machine.put_all();
     let cpu = &this.machine.cpus[1];
-    this.model.leave(None, None, Some(0));
-    this.machine.vm.enter(&cpu.pin(), vcpu(0)).unwrap();
-    assert!(!this.model.is_occupied(1));
-
+    let visit = || {
+        this.model.leave(None, None, Some(0));
+        this.machine.vm.enter(&cpu.pin(), vcpu(0)).unwrap();
+        assert!(!this.model.is_occupied(1));
+        this.machine.vm.exit(&cpu.pin(), vcpu(0)).unwrap();
+    };
+    let put = || this.machine.vm.vcpu_put(&cpu.pin(), vcpu(0)).unwrap();
+    visit();
     this.model.leave(None, None, None);
     assert!(this.msi(0));
-    this.machine.vm.exit(&cpu.pin(), vcpu(0)).unwrap();
-    this.machine.vm.vcpu_put(&cpu.pin(), vcpu(0)).unwrap();
+    put();
+    assert_eq!(this.serve(0), [LPI]);
+    this.machine.put_all();
+
+    // Its doorbell wakes it there.
+    visit();
+    this.model.leave(None, None, None);
+    this.machine.vm.host().take_calls();
+    assert_eq!(
+        this.machine.vm.block(&cpu.pin(), vcpu(0)).unwrap(),
+        Blocked::Yes
+    );
+    assert!(this.msi(0));
+    assert_eq!(this.machine.vm.host().take_calls(), [Call::Wake(0)]);
+    put();
+    assert_eq!(this.serve(0), [LPI]);
+
+    // What was pending when it left its CPU keeps it awake.
+    this.machine.enter(0);
+    assert!(this.msi(0));
+    this.machine.exit(0);
+    this.machine.put_all();
+    visit();
+    assert_eq!(
+        this.machine.vm.block(&cpu.pin(), vcpu(0)).unwrap(),
+        Blocked::No
+    );
+    this.model.leave(None, None, None);
+    put();
     assert_eq!(this.serve(0), [LPI]);
     this.finish();
 }

@@ -162,7 +162,29 @@ fn the_configuration_of_an_sgi_is_the_guests() {
     this.handle_doorbells();
     assert_eq!(this.virtual_sgis(), before + 1);
     this.machine.enter(1);
+    this.machine.guest(1).write_igrpen1(false);
+    this.machine.guest(1).write_igrpen0(true);
+    this.machine.exit(1);
+    assert_eq!(this.machine.block(1), Blocked::No);
+    this.machine.enter(1);
     assert_eq!(this.model.take(1), Some(4));
+    this.machine.exit(1);
+    this.finish();
+}
+
+#[test]
+fn a_group_that_the_distributor_disables_holds_virtual_sgis_back() {
+    let this = Direct::with_sgis(2);
+    this.set_gicr(0, 1, IGROUPR, !(1 << 4));
+    this.machine.enter(1);
+    for (ctlr, taken) in [(2, None), (3, Some(4))] {
+        this.machine.write(0, GICD, ctlr | CTLR_NASSGIREQ);
+        this.machine.advance();
+        this.machine.exit(1);
+        this.machine.enter(1);
+        this.machine.sysreg(0, SysReg::Sgi0r, 4 << 24 | 1 << 1);
+        assert_eq!(this.model.take(1), taken);
+    }
     this.machine.exit(1);
     this.finish();
 }
@@ -312,8 +334,13 @@ fn sgis_go_through_list_registers_where_the_hardware_cannot() {
     assert_eq!(this.serve(1), [3]);
 
     // The embedder does not want the vCPU to be direct.
+    this.machine.enter(1);
+    this.machine.vm.host().take_calls();
     this.set_vcpu(1, false).unwrap();
-    let _ = this.serve(1);
+    assert_eq!(this.machine.vm.host().take_calls(), [Call::Kick(1, 1)]);
+    this.machine.exit(1);
+    this.machine.enter(1);
+    this.machine.exit(1);
     let before = this.virtual_sgis();
     this.sgi(0, 1, 3);
     assert_eq!(this.virtual_sgis(), before);
