@@ -80,7 +80,7 @@ fn enter_direct<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) {
     }
 
     if vpe.resident {
-        leave_cpu(gic, vpe, Departure::Look);
+        let _ = leave_cpu(gic, vpe, Departure::Look);
     }
     // Without the move, the virtual PE stays off: its virtual interrupts wait in the table.
     if groups != 0 && make_resident(vm, gic, vpe, pin.cpu(), groups).is_ok() {
@@ -134,34 +134,26 @@ fn leave_direct<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu, departure: D
         return false;
     };
     let groups = open_groups(vm, vcpu, gic, slot);
-    // A virtual PE of GICv4.1 asks for its doorbell as it leaves, and at no other time.
-    let asked = vpe.doorbell_on || gic.v4_1().is_none();
-    if departure == Departure::Block
-        && !asked
-        && !vpe.pending
-        && groups != 0
-        && !vpe.resident
-        && make_resident(vm, gic, vpe, pin.cpu(), groups).is_err()
-    {
-        // Without a doorbell, the vCPU may not sleep.
-        return true;
-    }
-    if vpe.resident {
-        leave_cpu(gic, vpe, departure);
-    }
-    vpe.pending && groups != 0
+    let pending = if vpe.resident {
+        leave_cpu(gic, vpe, departure)
+    } else {
+        vpe.pending
+    };
+    pending && groups != 0
 }
 
-/// Makes a resident virtual PE leave its CPU, the calling one.
-fn leave_cpu(gic: &dyn Gicv4, vpe: &mut Vpe, departure: Departure) {
+/// Makes a resident virtual PE leave its CPU, the calling one. Returns true if a virtual interrupt
+/// may be pending.
+fn leave_cpu(gic: &dyn Gicv4, vpe: &mut Vpe, departure: Departure) -> bool {
     // A virtual PE that does not leave in time may have pending virtual interrupts.
     let (pending, idai) = depart(gic, vpe.cpu, departure).unwrap_or((true, true));
+    let pending = pending && !mutant(Mutant::PendingLastUnread);
     vpe.resident = false;
-    vpe.pending = pending && !mutant(Mutant::PendingLastUnread);
     vpe.idai = idai;
-    if gic.v4_1().is_some() {
-        vpe.doorbell_on = departure == Departure::Block;
-    }
+    // Nothing rings for a virtual PE of GICv4.1 that has not asked for it.
+    let asked = gic.v4_1().is_none() || departure == Departure::Block;
+    vpe.pending = pending || !asked;
+    pending
 }
 
 /// Values of the registers with which a virtual PE arrives at its CPU.
@@ -212,8 +204,8 @@ pub(super) fn arrive(gic: &dyn Gicv4, cpu: CpuId, arrival: Arrival) {
     gic.set_vpendbaser(cpu, arrival.vpendbaser);
 }
 
-/// Ends the residency on `cpu`, the calling CPU. Returns PendingLast and IDAI. PendingLast is true
-/// of a virtual PE of GICv4.1 that only pauses: nobody has looked.
+/// Ends the residency on `cpu`, the calling CPU. Returns PendingLast and IDAI. Nobody has looked if
+/// a virtual PE of GICv4.1 only pauses.
 ///
 /// # Errors
 /// [`ItsFault`] if the redistributor is not done in time.
@@ -234,9 +226,7 @@ pub(super) fn depart(
     gic.set_vpendbaser(cpu, value);
 
     let left = settled_vpendbaser(gic, cpu)?;
-    let unread = v4_1 && departure == Departure::Pause;
-    let idai = !v4_1 && left & IDAI != 0;
-    Ok((left & PENDING_LAST != 0 || unread, idai))
+    Ok((left & PENDING_LAST != 0, left & IDAI != 0))
 }
 
 /// Returns `GICR_VPENDBASER` of `cpu`, the calling CPU, when Dirty reads 0.
@@ -272,7 +262,7 @@ pub(crate) fn doorbell_rang<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) 
 pub(crate) fn disarm_doorbell<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) {
     with_vpe(vm, pin, vcpu, |gic, vpe| {
         let blocked = vcpu.residency.get().is_blocked() && !mutant(Mutant::BlockedDoorbellDisabled);
-        if vpe.doorbell_on && !blocked && gic.v4_1().is_none() {
+        if vpe.doorbell_on && !blocked {
             vpe.doorbell_on = false;
             gic.set_doorbell(vpe.id, vpe.cpu, false);
         }

@@ -122,7 +122,8 @@ fn make<H: Host>(
         configuration,
         cpu,
         resident: false,
-        pending: false,
+        // A virtual PE of GICv4.1 has not asked for its doorbell yet.
+        pending: v4_1,
         // The first redistributor finds no area of its own.
         idai: true,
         doorbell_on: false,
@@ -190,7 +191,7 @@ pub(crate) fn free_all<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
 fn free<H: Host>(vm: &Vm<H>, gic: &dyn Gicv4, vpe: Vpe) -> Result<(), ItsFault> {
     let VpeId { number, .. } = vpe.id;
     let v4_1 = gic.v4_1().is_some();
-    if vpe.doorbell_on && !v4_1 {
+    if vpe.doorbell_on {
         gic.set_doorbell(vpe.id, vpe.cpu, false);
     }
 

@@ -54,13 +54,13 @@ pub(crate) struct Vpe {
     pub(crate) cpu: CpuId,
     /// True while the virtual PE is resident on `cpu`.
     pub(crate) resident: bool,
-    /// True if a virtual LPI may be pending: one was when the virtual PE left, or the doorbell has
-    /// rung since.
+    /// True if a virtual interrupt may be pending: one was when the virtual PE left, or the doorbell
+    /// has rung since, or will not ring.
     pub(crate) pending: bool,
     /// `GICR_VPENDBASER.IDAI` as the last redistributor has left it.
     pub(crate) idai: bool,
-    /// True while the doorbell is enabled. With GICv4.1, true if the virtual PE asked for the
-    /// doorbell when it last left.
+    /// True while the doorbell is enabled. GICv4.0 only: a virtual PE of GICv4.1 asks for its
+    /// doorbell each time that it leaves for a block.
     pub(crate) doorbell_on: bool,
     /// Groups that are forwarded while the virtual PE is resident: bit 0 for Group 0, bit 1 for
     /// Group 1.

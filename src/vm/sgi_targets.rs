@@ -130,12 +130,18 @@ mod tests {
 
     #[test]
     fn a_guess_stays_while_the_hardware_has_the_sgis() {
-        let affinity = |n| Affinity::new(0, 0, n, 0);
-        // All in one bucket, which the first two fill.
-        let same =
-            (0..=255).filter(|n| hash(value(affinity(*n)), 8) == hash(value(affinity(0)), 8));
-        let same: Vec<u8> = same.take(3).collect();
-        let (vcpus, targets) = vcpus(4, same[..2].iter().map(|n| affinity(*n)));
+        // In as many buckets as any VM has: all in one, which the first two fill.
+        let targets = SgiTargets::new(VcpuId::MAX_COUNT);
+        let affinity = |n: u32| Affinity::new(0, (n >> 16) as u8, (n >> 8) as u8, n as u8);
+        let bucket = |n| hash(value(affinity(n)), targets.0.len());
+        let same: Vec<u32> = (0..).filter(|n| bucket(*n) == bucket(0)).take(3).collect();
+        let vcpus: Vec<Vcpu> = (0..3)
+            .map(|n| Vcpu::new(VcpuKey::new(1, n), VcpuId(n as u16)))
+            .collect();
+        for n in [0, 1] {
+            vcpus[n].add(affinity(same[n]));
+            targets.add(&vcpus, VcpuId(n as u16));
+        }
         vcpus[0].set_virtual_sgis(true);
         assert!(vcpus[0].has_virtual_sgis() && vcpus[0].is_present());
         assert!(targets.find(&vcpus, value(affinity(same[0]))).is_none());

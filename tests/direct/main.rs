@@ -176,6 +176,7 @@ on_each_version! {
     the_doorbell_of_a_preempted_vcpu_rings_at_most_once
     a_virtual_pe_is_moved_only_to_another_cpu
     a_virtual_pe_that_cannot_be_moved_stays_off
+    a_virtual_pe_without_a_doorbell_keeps_its_vcpu_awake
     commands_have_their_effect_on_direct_events
     a_pending_state_goes_along_with_its_event
     a_guest_that_disables_lpis_finds_the_pending_state_in_its_table
@@ -338,6 +339,37 @@ fn a_virtual_pe_that_cannot_be_moved_stays_off(version: Version) {
     this.model.leave(None, None, None);
     put();
     assert_eq!(this.serve(0), [LPI]);
+    this.finish();
+}
+
+fn a_virtual_pe_without_a_doorbell_keeps_its_vcpu_awake(version: Version) {
+    let this = Direct::new(version, 2);
+    this.machine.put_all();
+    let cpu = &this.machine.cpus[1];
+    let block_there = || {
+        this.model.leave(None, None, Some(0));
+        this.machine.vm.enter(&cpu.pin(), vcpu(0)).unwrap();
+        this.machine.vm.exit(&cpu.pin(), vcpu(0)).unwrap();
+        let blocked = this.machine.vm.block(&cpu.pin(), vcpu(0)).unwrap();
+        this.model.leave(None, None, None);
+        this.machine.vm.vcpu_put(&cpu.pin(), vcpu(0)).unwrap();
+        blocked
+    };
+    let awake = match version {
+        // The doorbell can be enabled at any time.
+        Version::V4_0 => Blocked::Yes,
+        Version::V4_1 => Blocked::No,
+    };
+
+    // A virtual PE that has just been made, and one that left without asking for its doorbell.
+    this.set_vcpu(0, true).unwrap();
+    assert_eq!(block_there(), awake);
+    assert_eq!(this.serve(0), []);
+    this.machine.enter(0);
+    this.machine.exit(0);
+    this.machine.put_all();
+    assert_eq!(block_there(), awake);
+    assert_eq!(this.serve(0), []);
     this.finish();
 }
 
