@@ -1,4 +1,4 @@
-//! A GICv4 for the models: one ITS, redistributors, and device 0 of a virtual ITS behind them.
+//! A GICv4.0 or GICv4.1 for the models: one ITS, redistributors, and device 0 of a virtual ITS behind them.
 //!
 //! Every access that another CPU or the device may notice is one access of loom's, which orders no
 //! other memory: hardware orders none. The CPUs' accesses happen in one order, as if the GIC did
@@ -10,11 +10,13 @@ use std::sync::{Mutex, MutexGuard};
 use loom::sync::atomic::AtomicU8;
 use loom::sync::atomic::Ordering::Relaxed;
 use vgic::gicv4::command::Command;
-use vgic::gicv4::{Gicv4, ItsFault, PhysicalDevice, PhysicalIts, VpeId};
+use vgic::gicv4::{Gicv4, Gicv41, ItsFault, PhysicalDevice, PhysicalIts, VpeId};
 use vgic::intid::{CpuId, DeviceId, EventId, ItsId, VcpuId};
 
 const VALID: u64 = 1 << 63;
 const PENDING_LAST: u64 = 1 << 61;
+/// `GICR_VPENDBASER.Doorbell` of GICv4.1.
+const DOORBELL: u64 = 1 << 62;
 
 /// Bits 51:16 of the address of a pending table.
 const TABLE: u64 = 0x000f_ffff_ffff_0000;
@@ -26,6 +28,8 @@ const NO_DOORBELL: u32 = 1023;
 /// A GICv4.
 #[derive(Default)]
 pub(crate) struct Hardware {
+    /// True for a GICv4.1.
+    is_v4_1: bool,
     /// Place of an access among the others.
     order: AtomicU8,
     state: Mutex<State>,
@@ -33,6 +37,7 @@ pub(crate) struct Hardware {
 
 #[derive(Default)]
 struct State {
+    is_v4_1: bool,
     /// By vPEID.
     vpes: Vec<Vpe>,
     tables: u64,
@@ -55,8 +60,26 @@ struct Vpe {
     is_resident: bool,
     /// Pending virtual LPIs: bit n for INTID 8192 + n.
     pending: u32,
+    /// True while the doorbell is enabled, or, with GICv4.1, has been asked for.
     doorbell_on: bool,
     doorbell_pending: bool,
+    /// Virtual SGIs of GICv4.1, a bit each.
+    sgis_pending: u16,
+    sgis_enabled: u16,
+}
+
+impl Vpe {
+    fn has_signalled(&self) -> bool {
+        self.pending != 0 || self.sgis_pending & self.sgis_enabled != 0
+    }
+
+    /// Rings the default doorbell, if the virtual PE has asked for it, and has something to signal.
+    fn ring_default_doorbell(&mut self) {
+        if self.doorbell_on && self.has_signalled() {
+            self.doorbell_on = false;
+            self.doorbell_pending = true;
+        }
+    }
 }
 
 /// An event of the device.
@@ -98,6 +121,10 @@ impl State {
         let vpe = &mut self.vpes[vpe];
         assert!(vpe.table.is_some(), "no virtual PE");
         vpe.pending |= 1 << lpi;
+        if self.is_v4_1 {
+            assert!(!has_doorbell, "nID");
+            vpe.ring_default_doorbell();
+        }
         vpe.doorbell_pending |= has_doorbell && !vpe.is_resident;
     }
 
@@ -134,10 +161,10 @@ impl State {
     }
 
     fn execute(&mut self, command: Command) {
-        let [code, second, third, fourth] = command.words();
+        let [code_word, second, third, fourth] = command.words();
         let event = second as u32 as usize;
         let vpe = (second >> 32) as usize;
-        match code as u8 {
+        match code_word as u8 {
             // INT.
             0x03 => {
                 let (vpe, lpi, has_doorbell) = self.direct(event);
@@ -181,12 +208,38 @@ impl State {
                 assert!(!self.vpes[vpe].is_resident, "unmapped while resident");
                 self.vpes[vpe].table = None;
             }
+            // VSGI. With C, the configuration stays.
+            0x23 => {
+                let sgi = 1 << (code_word >> 32 & 0xf);
+                let vpe = &mut self.vpes[vpe];
+                if code_word >> 9 & 1 != 0 {
+                    vpe.sgis_pending &= !sgi;
+                } else if code_word >> 8 & 1 != 0 {
+                    vpe.sgis_enabled |= sgi;
+                } else {
+                    vpe.sgis_enabled &= !sgi;
+                }
+                vpe.ring_default_doorbell();
+            }
             code => panic!("command {code:#x}"),
         }
     }
 }
 
 impl Hardware {
+    /// Returns a GICv4.1.
+    pub(crate) fn v4_1() -> Self {
+        let is_v4_1 = true;
+        Self {
+            is_v4_1,
+            state: Mutex::new(State {
+                is_v4_1,
+                ..State::default()
+            }),
+            ..Self::default()
+        }
+    }
+
     /// Returns the state for an access that another CPU or the device may notice.
     fn access(&self) -> MutexGuard<'_, State> {
         // Relaxed: orders the accesses of the hardware alone.
@@ -217,8 +270,10 @@ impl Hardware {
     /// Takes every doorbell and physical LPI that is pending and enabled, on any CPU.
     pub(crate) fn take_physical(&self) -> Taken {
         let mut state = self.access();
+        let always = self.is_v4_1;
         let rung = state.vpes.iter_mut().filter_map(|vpe| {
-            let rings = vpe.doorbell_on && std::mem::take(&mut vpe.doorbell_pending);
+            let enabled = always || vpe.doorbell_on;
+            let rings = enabled && std::mem::take(&mut vpe.doorbell_pending);
             vpe.vcpu.filter(|_| rings)
         });
         let doorbells = rung.collect();
@@ -230,18 +285,24 @@ impl Hardware {
         Taken { doorbells, events }
     }
 
-    /// Takes the pending virtual LPIs, as a guest on `cpu` does. Returns the number taken.
+    /// Takes the pending virtual interrupts, as a guest on `cpu` does. Returns the number taken.
     pub(crate) fn take_virtual(&self, cpu: CpuId) -> usize {
         let mut state = self.access();
         let here = |vpe: &&mut Vpe| vpe.is_resident && vpe.cpu == cpu.0;
         let resident = state.vpes.iter_mut().find(here);
         resident.map_or(0, |vpe| {
-            std::mem::take(&mut vpe.pending).count_ones() as usize
+            let sgis = vpe.sgis_pending & vpe.sgis_enabled;
+            vpe.sgis_pending &= !sgis;
+            (std::mem::take(&mut vpe.pending).count_ones() + sgis.count_ones()) as usize
         })
     }
 }
 
 impl Gicv4 for Hardware {
+    fn v4_1(&self) -> Option<&dyn Gicv41> {
+        self.is_v4_1.then_some(self)
+    }
+
     fn its_count(&self) -> usize {
         1
     }
@@ -251,8 +312,8 @@ impl Gicv4 for Hardware {
     }
 
     fn execute(&self, _its: PhysicalIts, commands: &[Command]) -> Result<(), ItsFault> {
-        // INV, VSYNC, VINVALL: the commands before are done, and every LPI is enabled.
-        const NOTHING: [u8; 3] = [0x0c, 0x25, 0x2d];
+        // INV, VSYNC, VINVALL, INVDB: the commands before are done, and every LPI is enabled.
+        const NOTHING: [u8; 4] = [0x0c, 0x25, 0x2d, 0x2e];
         for command in commands {
             if !NOTHING.contains(&(command.words()[0] as u8)) {
                 self.access().execute(*command);
@@ -278,7 +339,8 @@ impl Gicv4 for Hardware {
 
     fn free_vpe(&self, vpe: VpeId) {
         let vpe = &self.access().vpes[usize::from(vpe.number)];
-        assert!(vpe.table.is_none() && !vpe.doorbell_on, "in use");
+        let doorbell_on = vpe.doorbell_on && !self.is_v4_1;
+        assert!(vpe.table.is_none() && !doorbell_on, "in use");
     }
 
     fn allocate_table(&self, _bytes: usize) -> Option<u64> {
@@ -299,12 +361,21 @@ impl Gicv4 for Hardware {
     fn set_vpendbaser(&self, cpu: CpuId, value: u64) {
         let mut state = self.access();
         let old = state.vpendbasers.get(&cpu.0).copied().unwrap_or(0);
-        let table = Some(value & TABLE);
-        let vpe = state.vpes.iter_mut().find(|vpe| vpe.table == table);
+        let is_v4_1 = self.is_v4_1;
+        let vpe = if is_v4_1 {
+            state.vpes.get_mut(usize::from(value as u16))
+        } else {
+            let table = Some(value & TABLE);
+            state.vpes.iter_mut().find(|vpe| vpe.table == table)
+        };
         let new = match (old & VALID != 0, value & VALID != 0) {
             (false, true) => {
-                assert_ne!(value & PENDING_LAST, 0, "nobody looks into the table");
+                let looks = is_v4_1 || value & PENDING_LAST != 0;
+                assert!(looks, "nobody looks into the table");
                 let vpe = vpe.expect("the table of a virtual PE");
+                if is_v4_1 {
+                    vpe.doorbell_on = false;
+                }
                 assert_eq!(vpe.cpu, cpu.0, "resident where it is not mapped");
                 assert!(!vpe.is_resident);
                 vpe.is_resident = true;
@@ -313,8 +384,12 @@ impl Gicv4 for Hardware {
             (true, false) => {
                 let vpe = vpe.expect("the table of a virtual PE");
                 vpe.is_resident = false;
-                let pending = if vpe.pending != 0 { PENDING_LAST } else { 0 };
-                value | pending
+                let unread = is_v4_1 && value & PENDING_LAST != 0;
+                let pending = vpe.has_signalled() && !unread;
+                if is_v4_1 {
+                    vpe.doorbell_on = value & DOORBELL != 0 && !pending && !unread;
+                }
+                value & !PENDING_LAST | if pending { PENDING_LAST } else { 0 }
             }
             (false, false) => value,
             (true, true) => panic!("a virtual PE over another"),
@@ -362,5 +437,26 @@ impl Gicv4 for Hardware {
         let event = &mut self.access().events[event.0 as usize];
         event.mapping = Mapping::None;
         std::mem::take(&mut event.lpi_pending)
+    }
+}
+
+impl Gicv41 for Hardware {
+    fn has_virtual_sgis(&self) -> bool {
+        true
+    }
+
+    fn write_invallr(&self, _cpu: CpuId, _value: u64) -> Result<(), ItsFault> {
+        Ok(())
+    }
+
+    fn read_vsgipendr(&self, _cpu: CpuId, vsgir: u32) -> Result<u32, ItsFault> {
+        let pending = self.access().vpes[vsgir as usize].sgis_pending;
+        Ok(pending.into())
+    }
+
+    fn write_sgir(&self, _its: PhysicalIts, value: u64) {
+        let vpe = &mut self.access().vpes[(value >> 32) as usize];
+        vpe.sgis_pending |= 1 << (value & 0xf);
+        vpe.ring_default_doorbell();
     }
 }

@@ -210,6 +210,23 @@ impl Machine {
         Self::with_lpi_on_host(1, 1, host)
     }
 
+    /// Returns a VM as [`Machine::direct`] does, on a machine with a GICv4.1. The guest has asked
+    /// for SGIs without an active state.
+    #[must_use]
+    pub fn direct_on_v4_1() -> Self {
+        let host = Quiet {
+            gicv4: Some(Hardware::v4_1()),
+            ..Quiet::default()
+        };
+        let machine = Self::with_lpi_on_host(1, 1, host);
+        machine.on(97, |pin| {
+            machine.gicd(pin, 0x000, 0x10);
+            machine.gicd(pin, 0x000, 0x112); // CTLR.nASSGIreq
+            machine.set_direct(pin, true);
+        });
+        machine
+    }
+
     /// Returns a VM as [`Machine::with_gicv4`] does, with vCPU 0 direct.
     #[must_use]
     pub fn direct() -> Self {
@@ -222,6 +239,7 @@ impl Machine {
         let mut config = Config::new(affinities(vcpus));
 
         config.lpis = 32;
+        config.nassgi_cap = true;
         for its in 0..itses {
             let mut its = ItsConfig::at(GITS + its as u64 * GITS_STRIDE);
             its.device_bits = 1;
@@ -533,6 +551,17 @@ impl Machine {
     /// Sends an MSI of device 0, by the way that the hardware knows.
     pub fn send(&self, event: usize) {
         self.hardware().send(event);
+    }
+
+    /// Sends an SGI to vCPU 0.
+    pub fn send_sgi(&self, pin: &CpuPin<'_>) {
+        self.gicr(pin, V0, 0x1_0200, 1 << SGI); // ISPENDR0
+    }
+
+    /// Enables the SGI of vCPU 0, or disables it.
+    pub fn enable_sgi(&self, pin: &CpuPin<'_>, on: bool) {
+        let register = if on { 0x1_0100 } else { 0x1_0180 };
+        self.gicr(pin, V0, register, 1 << SGI);
     }
 
     /// Takes, as the hypervisor, the doorbells and physical LPIs that are pending, and handles them

@@ -33,6 +33,14 @@ fn indirect() -> (Arc<Machine>, Cpu<SoftwareInterface>) {
     (Arc::new(machine), cpu)
 }
 
+/// Returns a machine as [`started`] does, with a GICv4.1 and virtual SGIs.
+fn started_on_v4_1() -> (Arc<Machine>, Cpu<SoftwareInterface>) {
+    let machine = Machine::direct_on_v4_1();
+    let cpu = machine.cpu(0);
+    enter_and_exit(&machine, &cpu);
+    (Arc::new(machine), cpu)
+}
+
 /// Lets the guest take what is pending. Returns the number taken.
 fn enter_and_exit(machine: &Machine, cpu: &Cpu<SoftwareInterface>) -> usize {
     machine.enter(cpu, V0);
@@ -289,6 +297,62 @@ fn first_change_against_block() {
         machine.set_direct(&cpu.pin(), true);
         send(machine, cpu, &[0]);
     });
+}
+
+/// Races a direct MSI against a block, on a GICv4.1: the virtual PE asks for its doorbell as it
+/// leaves. The vCPU stays awake, or is woken.
+#[test]
+fn msi_against_block_with_a_default_doorbell() {
+    against_block(started_on_v4_1, |machine, cpu| send(machine, cpu, &[0]));
+}
+
+/// Races a virtual SGI against a block. The vCPU stays awake, or is woken.
+#[test]
+fn virtual_sgi_against_block() {
+    against_block(started_on_v4_1, |machine, cpu| {
+        machine.send_sgi(&cpu.pin());
+        machine.handle(&cpu.pin());
+    });
+}
+
+/// Races a virtual SGI, and the change to list registers, against a block. The vCPU stays awake, or
+/// is woken.
+#[test]
+fn way_of_sgis_to_list_registers_against_block() {
+    against_block(started_on_v4_1, |machine, cpu| {
+        machine.set_direct(&cpu.pin(), false);
+        machine.send_sgi(&cpu.pin());
+        machine.handle(&cpu.pin());
+    });
+}
+
+/// Races the enabling of a pending virtual SGI against a block. The vCPU stays awake, or is woken.
+#[test]
+fn a_change_of_a_virtual_sgi_against_block() {
+    against_block(pending_and_disabled, |machine, cpu| {
+        machine.enable_sgi(&cpu.pin(), true);
+        machine.handle(&cpu.pin());
+    });
+}
+
+/// Races the enabling of a pending virtual SGI against an entry. The guest takes the SGI at once,
+/// or after a kick.
+#[test]
+fn a_change_of_a_virtual_sgi_against_entry() {
+    against_entry(pending_and_disabled, |machine, cpu| {
+        machine.enable_sgi(&cpu.pin(), true);
+        machine.handle(&cpu.pin());
+    });
+}
+
+/// Returns a machine as [`started_on_v4_1`] does, with the SGI pending and disabled.
+fn pending_and_disabled() -> (Arc<Machine>, Cpu<SoftwareInterface>) {
+    let machine = Machine::direct_on_v4_1();
+    let cpu = machine.cpu(0);
+    machine.enable_sgi(&cpu.pin(), false);
+    enter_and_exit(&machine, &cpu);
+    machine.send_sgi(&cpu.pin());
+    (Arc::new(machine), cpu)
 }
 
 fn against_block(
