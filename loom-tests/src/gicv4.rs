@@ -1,4 +1,5 @@
-//! A GICv4.0 or GICv4.1 for the models: one ITS, redistributors, and device 0 of a virtual ITS behind them.
+//! A GICv4.0 or GICv4.1 for the models: one ITS, redistributors, and device 0 of a virtual ITS
+//! behind them.
 //!
 //! Every access that another CPU or the device may notice is one access of loom's, which orders no
 //! other memory: hardware orders none. The CPUs' accesses happen in one order, as if the GIC did

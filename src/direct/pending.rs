@@ -38,7 +38,7 @@ pub(crate) fn take<H: Host>(
     let syncs = [Command::vsync(from), Command::vsync(number)];
     gic.execute(device.its, &[there, syncs[0], syncs[1]])?;
 
-    let pending = look(gic, pin.cpu(), vm.config.intid_bits(), parking)?;
+    let pending = look(gic, pin.cpu(), vpe::id_bits(vm), parking)?;
     let discard = Command::discard(device, event);
     gic.execute(device.its, &[discard, Command::vsync(number)])?;
     Ok(pending)

@@ -82,6 +82,7 @@ fn enter_direct<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) {
     if vpe.resident {
         let _ = leave_cpu(gic, vpe, Departure::Look);
     }
+
     // Without the move, the virtual PE stays off: its virtual interrupts wait in the table.
     if groups != 0 && make_resident(vm, gic, vpe, pin.cpu(), groups).is_ok() {
         vpe.pending = false;
@@ -103,7 +104,7 @@ fn make_resident<H: Host>(
     }
     vpe::move_to(gic, vpe, here)?;
     vpe.groups = groups;
-    arrive(gic, here, Arrival::of(gic, vpe, vm.config.intid_bits()));
+    arrive(gic, here, Arrival::of(gic, vpe, vpe::id_bits(vm)));
     vpe.resident = true;
     Ok(())
 }
@@ -148,6 +149,7 @@ fn leave_cpu(gic: &dyn Gicv4, vpe: &mut Vpe, departure: Departure) -> bool {
     // A virtual PE that does not leave in time may have pending virtual interrupts.
     let (pending, idai) = depart(gic, vpe.cpu, departure).unwrap_or((true, true));
     let pending = pending && !mutant(Mutant::PendingLastUnread);
+
     vpe.resident = false;
     vpe.idai = idai;
     // Nothing rings for a virtual PE of GICv4.1 that has not asked for it.
@@ -216,6 +218,7 @@ pub(super) fn depart(
 ) -> Result<(bool, bool), ItsFault> {
     // While the table is still being read, Valid may not change.
     let value = settled_vpendbaser(gic, cpu)? & !(VALID | PENDING_LAST);
+
     let v4_1 = gic.v4_1().is_some();
     let value = match departure {
         _ if !v4_1 => value,

@@ -67,6 +67,7 @@ pub(super) fn follow<H: Host>(
         for (command, (sgi, config)) in commands.iter_mut().zip(configurations(vcpu)) {
             *command = Command::vsgi(number, sgi, config);
         }
+
         let done = gic.execute(ITS, &commands).is_ok();
         vpe.sgis.used |= done;
         vpe.sgis.stale = false;
@@ -75,6 +76,7 @@ pub(super) fn follow<H: Host>(
             return;
         }
     }
+
     if wanted != vpe.sgis.on {
         set_on(slot, vpe, vcpu, wanted);
     }
@@ -93,6 +95,7 @@ pub(crate) fn send<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, target: &Vcpu, intid: 
     if !target.has_virtual_sgis() {
         return false;
     }
+
     let Some((slot, v4_1)) = slot_of(vm, target) else {
         return false;
     };
@@ -152,6 +155,7 @@ pub(crate) fn clear<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu, word: u3
 fn clear_pending(gic: &dyn Gicv4, vpe: &Vpe, vcpu: &Vcpu, word: u32) -> Result<(), ItsFault> {
     let number = vpe.id.number;
     let mut commands = [Command::vsync(number); SGIS + 1];
+
     let named = configurations(vcpu).filter(|(sgi, _)| word >> sgi & 1 != 0);
     for (command, (sgi, config)) in commands.iter_mut().zip(named) {
         *command = Command::vsgi(number, sgi, config).clearing();
@@ -170,6 +174,7 @@ pub(crate) fn take<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) -> u32 {
             on: false,
             stale: true,
         };
+
         let pending = read_pending(v4_1, vpe);
         // Those that come later stay, and reach the vCPU from there.
         if pending != 0 && clear_pending(gic, vpe, vcpu, pending).is_ok() {

@@ -16,14 +16,21 @@ const ENABLED: u8 = 0xfd;
 /// Byte of a configuration table: a disabled virtual LPI of the lowest priority.
 const DISABLED: u8 = 0xfc;
 
+/// Returns the number of bits of a virtual PE's INTIDs: at least those of the first LPI, for a VM
+/// without LPIs.
+pub(super) fn id_bits<H: Host>(vm: &Vm<H>) -> u32 {
+    let first = IntId::FIRST_LPI.ilog2().saturating_add(1);
+    vm.config.intid_bits().max(first)
+}
+
 /// Returns the bytes of a configuration table, a byte for each LPI (IHI 0069, 5.1.1).
 fn configuration_bytes<H: Host>(vm: &Vm<H>) -> usize {
-    (1 << vm.config.intid_bits()) - IntId::FIRST_LPI as usize
+    (1 << id_bits(vm)) - IntId::FIRST_LPI as usize
 }
 
 /// Returns the bytes of a pending table, a bit for each INTID (IHI 0069, 5.1.2).
 fn pending_bytes<H: Host>(vm: &Vm<H>) -> usize {
-    (1 << vm.config.intid_bits()) / 8
+    (1 << id_bits(vm)) / 8
 }
 
 /// Gives a vCPU a virtual PE, unless it has one. Returns true if the virtual PE has just been made:
@@ -102,7 +109,7 @@ fn make<H: Host>(
     let v4_1 = gic.v4_1().is_some();
     let on_all = each_its(gic, |its| {
         let rdbase = gic.rdbase(its, cpu);
-        let map = Command::vmapp(number, rdbase, table, vm.config.intid_bits());
+        let map = Command::vmapp(number, rdbase, table, id_bits(vm));
         let sync = Command::vsync(number);
         if v4_1 {
             let map = map.with_vpe_of_v4_1(configuration, id.doorbell, its == PhysicalIts(0));

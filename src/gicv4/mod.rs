@@ -142,7 +142,7 @@ pub trait Gicv4: Send + Sync {
     fn unmap_event(&self, its: ItsId, device: DeviceId, event: EventId) -> bool;
 }
 
-/// What a GICv4.1 has beside [`Gicv4`] (IHI 0069, chapter 6).
+/// The part of a GICv4.1 that is not in [`Gicv4`] (IHI 0069, chapter 6).
 ///
 /// The embedder has set `GICR_VPROPBASER` of every redistributor up before a vCPU has a virtual PE:
 /// [`vpe_table`].

@@ -343,6 +343,7 @@ pub(crate) fn stop<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
             settle(vm, pin, its);
             walks::finish(vm, pin, its);
         }
+
         for vcpu in vm.added_vcpus().iter().filter(|vcpu| vcpu.is_present()) {
             let pending = direct::sgi::take(vm, pin, vcpu);
             let sgis = vcpu.privates().iter().take(16).enumerate();

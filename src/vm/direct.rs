@@ -54,8 +54,8 @@ pub(crate) struct Vpe {
     pub(crate) cpu: CpuId,
     /// True while the virtual PE is resident on `cpu`.
     pub(crate) resident: bool,
-    /// True if a virtual interrupt may be pending: one was when the virtual PE left, or the doorbell
-    /// has rung since, or will not ring.
+    /// True if a virtual interrupt may be pending: one was when the virtual PE left, or the
+    /// doorbell has rung since, or will not ring.
     pub(crate) pending: bool,
     /// `GICR_VPENDBASER.IDAI` as the last redistributor has left it.
     pub(crate) idai: bool,

@@ -4,8 +4,8 @@
 //! the bucket. The vCPU decides whether a guess is right, by its own value
 //! ([`Vcpu::sgi_to_itself`]), so a guess may be stale. SGIs to a vCPU whose bucket was full, and to
 //! several vCPUs, take the way through the [`topology`](super::topology), as do those to a vCPU
-//! whose SGIs the hardware has. Saves 93 of the 636 instructions of an SGI to a running vCPU, a full
-//! barrier among them.
+//! whose SGIs the hardware has. Saves 93 of the 636 instructions of an SGI to a running vCPU, a
+//! full barrier among them.
 
 use alloc::boxed::Box;
 

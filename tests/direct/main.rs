@@ -326,7 +326,7 @@ fn a_virtual_pe_that_cannot_be_moved_stays_off(version: Version) {
     put();
     assert_eq!(this.serve(0), [LPI]);
 
-    // What was pending when it left its CPU keeps it awake.
+    // An LPI that was pending when it left its CPU keeps it awake.
     this.machine.enter(0);
     assert!(this.msi(0));
     this.machine.exit(0);
