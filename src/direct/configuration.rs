@@ -65,6 +65,7 @@ pub(crate) fn follow<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, changed: 
 
 /// Makes the hardware read the configuration of the virtual LPIs of an LPI's vCPU again, if events
 /// are direct to the vCPU. An ITS that does not answer leaves the old configuration in force.
+#[inline(never)]
 fn invalidate<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
     if let Some((direct, gic)) = of(vm)
         && let Some(slot) = direct.slots.get(irq.state().target_index())

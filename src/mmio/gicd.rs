@@ -48,9 +48,6 @@ pub(crate) const CTLR_ARE: u32 = 1 << 4;
 
 pub(crate) const CTLR_DS: u32 = 1 << 6;
 
-/// `GICD_CTLR.nASSGIreq`, in a VM with [`Config::nassgi_cap`].
-const CTLR_NASSGIREQ: u32 = 1 << 8;
-
 const CTLR_RWP: u32 = 1 << 31;
 
 pub(crate) const TYPER2: u64 = 0x000c;
@@ -82,12 +79,7 @@ fn ctlr<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> u32 {
 
 /// Returns `GICD_CTLR` without RWP, of the enables in [`Distributor::control`].
 pub(crate) const fn ctlr_of(control: u32) -> u32 {
-    let nassgireq = if control & NO_ACTIVE_SGIS != 0 {
-        CTLR_NASSGIREQ
-    } else {
-        0
-    };
-    control & CTLR_GROUPS | nassgireq | CTLR_ARE | CTLR_DS
+    control & (CTLR_GROUPS | NO_ACTIVE_SGIS) | CTLR_ARE | CTLR_DS
 }
 
 /// Returns the enables in [`Distributor::control`] after a write of `GICD_CTLR` in a VM with
@@ -95,15 +87,12 @@ pub(crate) const fn ctlr_of(control: u32) -> u32 {
 /// UNPREDICTABLE (12.9), and has no effect here.
 pub(crate) const fn control_of(config: &Config, ctlr: u32, old: u32) -> u32 {
     let stays = old & CTLR_GROUPS != 0 && ctlr & CTLR_GROUPS != 0;
-    let requested = ctlr & CTLR_NASSGIREQ != 0;
-    let nassgireq = if stays {
-        old & NO_ACTIVE_SGIS
-    } else if config.nassgi_cap && requested {
-        NO_ACTIVE_SGIS
-    } else {
-        0
+    let nassgireq = match (stays, config.nassgi_cap) {
+        (true, _) => old,
+        (false, true) => ctlr,
+        (false, false) => 0,
     };
-    ctlr & CTLR_GROUPS | nassgireq
+    ctlr & CTLR_GROUPS | nassgireq & NO_ACTIVE_SGIS
 }
 
 /// Returns `GICD_TYPER2` (12.9): nASSGIcap.
@@ -157,7 +146,6 @@ pub(crate) fn gicd_read<H: Host>(
         }
         (CTLR, Width::Word) => u64::from(ctlr(vm, access.pin)),
         (TYPER, Width::Word) => typer(&vm.config),
-        (TYPER2, Width::Word) => u64::from(typer2(&vm.config)),
         (IIDR_OFFSET, Width::Word) => u64::from(IIDR),
         (PRIORITIES_START..PRIORITIES_END, Width::Byte | Width::Word) => {
             let place = at.wrapping_sub(PRIORITIES_START);
@@ -176,8 +164,16 @@ pub(crate) fn gicd_read<H: Host>(
             read_half(value, at, width)
         }
         (0xffd0..=0xfffc, Width::Word) => u64::from(identification(at)),
+        (_, Width::Word) => u64::from(other(vm, at)),
         _ => 0,
     })
+}
+
+/// Returns the distributor register at the offset `at` that is read less often than others.
+// Out of line: saves 5 of the 120 instructions of a read of `GICD_TYPER`.
+#[inline(never)]
+fn other<H: Host>(vm: &Vm<H>, at: u64) -> u32 {
+    if at == TYPER2 { typer2(&vm.config) } else { 0 }
 }
 
 /// Writes the distributor register at the offset `at`.

@@ -22,8 +22,8 @@ use crate::vm::broadcasts::Broadcasts;
 use crate::vm::irq::{Irq, LEVEL};
 use crate::vm::rwp::{Awaited, Control, Looks};
 
-/// `GICD_CTLR.nASSGIreq` in [`Distributor::control`].
-pub(crate) const NO_ACTIVE_SGIS: u32 = 1 << 2;
+/// `GICD_CTLR.nASSGIreq`, in [`Distributor::control`] as in the register.
+pub(crate) const NO_ACTIVE_SGIS: u32 = 1 << 8;
 
 /// State of the distributor, and of the redistributor registers common to the VM.
 pub(crate) struct Distributor {

@@ -45,11 +45,11 @@ use crate::vm::residency::{RECALL, ResidencyBits};
 use crate::vm::vcpu::Vcpu;
 
 /// The enables in [`Control`].
-const ENABLES: u32 = 0xff;
+const ENABLES: u32 = 0x1ff;
 /// A write in progress in [`Control`].
-const WRITE: u32 = 1 << 8;
+const WRITE: u32 = 1 << 9;
 
-/// The enables of `GICD_CTLR` or `GICR_CTLR`, in bits 7:0, and, in bits 31:8, the number of writes
+/// The enables of `GICD_CTLR` or `GICR_CTLR`, in bits 8:0, and, in bits 31:9, the number of writes
 /// in progress of registers that RWP covers.
 #[derive(Debug, Default)]
 pub struct Control(AtomicU32);
@@ -62,7 +62,7 @@ word!(Control, AtomicU32, u32);
 pub struct Write<'a>(pub &'a Control);
 
 impl Control {
-    /// Returns the enables in bits 7:0. The bits above are in use.
+    /// Returns the enables in bits 8:0. The bits above are in use.
     #[inline]
     pub fn get(&self) -> u32 {
         // Acquire: pairs with the Release in `write`. A CPU that finds no write in progress sees

@@ -141,7 +141,7 @@ impl Gic {
         cpu_interface::start();
     }
 
-    /// Returns true if the controller is a GICv4: ITSes and redistributors have virtual LPIs.
+    /// Returns true if the controller is a GICv4.0: ITSes and redistributors have virtual LPIs.
     pub(crate) fn has_virtual_lpis(&self) -> bool {
         let redistributors = &mut self.redistributors.iter();
         !self.its.is_empty()

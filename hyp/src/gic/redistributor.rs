@@ -34,6 +34,8 @@ register_bitfields! {u64,
         PROCESSOR_NUMBER OFFSET(8) NUMBITS(16) [],
         /// Set in the last redistributor of its region.
         LAST OFFSET(4) NUMBITS(1) [],
+        /// Set with GICv4.1, whose registers of virtual LPIs are others.
+        RVPEID OFFSET(7) NUMBITS(1) [],
         /// Set if there are two more frames, for virtual LPIs.
         VLPIS OFFSET(1) NUMBITS(1) [],
     ],
@@ -81,7 +83,7 @@ register_structs! {
 /// Redistributor of one CPU.
 pub(crate) struct Redistributor {
     registers: &'static Registers,
-    /// Registers of virtual LPIs, if the redistributor has them.
+    /// Registers of virtual LPIs, if the redistributor has those of GICv4.0.
     virtual_lpis: Option<&'static VirtualLpis>,
 }
 
@@ -109,8 +111,9 @@ impl Redistributor {
                 let has_virtual_lpis = kind.is_set(Type::VLPIS);
                 if kind.read(Type::AFFINITY) == packed {
                     let next = (frame + size_of::<Registers>()) as *const VirtualLpis;
-                    // SAFETY: by the caller's promise, the frames are a redistributor's.
-                    let virtual_lpis = has_virtual_lpis.then(|| unsafe { &*next });
+                    let virtual_lpis = (has_virtual_lpis && !kind.is_set(Type::RVPEID))
+                        // SAFETY: by the caller's promise, the frames are a redistributor's.
+                        .then(|| unsafe { &*next });
                     return Some(Self {
                         registers,
                         virtual_lpis,
@@ -189,7 +192,7 @@ impl Redistributor {
         barrier::dsb(barrier::SY);
     }
 
-    /// Returns `GICR_VPROPBASER` and `GICR_VPENDBASER`, if the redistributor has them.
+    /// Returns `GICR_VPROPBASER` and `GICR_VPENDBASER` of GICv4.0, if the redistributor has them.
     pub(crate) fn virtual_lpis(&self) -> Option<[&ReadWrite<u64>; 2]> {
         let registers = self.virtual_lpis?;
         Some([&registers.vpropbaser, &registers.vpendbaser])
