@@ -29,8 +29,8 @@
 
 use core::cell::Cell;
 
+use crate::delivery::stale::Stale;
 use crate::delivery::{inject, queue};
-use crate::direct::configuration;
 use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::{IntId, VcpuId};
@@ -61,8 +61,9 @@ const RELOAD_LPIS: u32 = 256;
 /// not readable, is disabled.
 ///
 /// A byte is not applied once another CPU has begun a reading: the guest may have changed the byte,
-/// and takes the other reading for the last. Each repetition is for such a reading.
-pub(crate) fn reload_config<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
+/// and takes the other reading for the last. Each repetition is for such a reading. The caller
+/// finishes `stale` afterwards.
+pub(crate) fn reload_config<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, stale: &mut Stale) {
     let mut begun = irq.begin_reading();
     loop {
         let byte = config_byte(vm, irq.intid()).unwrap_or(0);
@@ -76,7 +77,7 @@ pub(crate) fn reload_config<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
                 .with_flag(ENABLED, byte & 1 != 0)
         });
         queue::follow_up(vm, pin, irq, changed.follow_up);
-        configuration::follow(vm, pin, irq, changed);
+        stale.note(vm, pin, irq, changed);
 
         // An update by a newer byte that comes before the update above is visible, and so is the
         // begin of the reading of that byte.
@@ -88,12 +89,20 @@ pub(crate) fn reload_config<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
     }
 }
 
-/// Reads the configuration byte of an LPI that has been added to the table of LPIs.
-pub(crate) fn load_config<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
+/// Reads the configuration byte of an LPI. Returns the number of waits for a physical ITS.
+pub(crate) fn reload_one<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) -> u32 {
+    let mut stale = Stale::default();
+    reload_config(vm, pin, irq, &mut stale);
+    stale.finish(vm, pin)
+}
+
+/// Reads the configuration byte of an LPI that has been added to the table of LPIs. Returns the
+/// number of waits for a physical ITS.
+pub(crate) fn load_config<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) -> u32 {
     // SeqCst: pairs with the fences in `start_config_reload` and `invalidate`: the other CPU finds
     // the LPI, or this CPU sees the configuration table and `GICR_PROPBASER` as they were then.
     fence(SeqCst);
-    reload_config(vm, pin, irq);
+    reload_one(vm, pin, irq)
 }
 
 /// Reads the configuration byte of an LPI again, if the LPI is mapped: `GICR_INVLPIR`.
@@ -101,7 +110,7 @@ pub(crate) fn invalidate<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, intid: IntId) {
     // SeqCst: pairs with the fence in `load_config`.
     fence(SeqCst);
     if let Some(irq) = vm.lpi(pin, intid) {
-        reload_config(vm, pin, irq);
+        reload_one(vm, pin, irq);
     }
 }
 
@@ -137,13 +146,16 @@ pub(crate) fn advance_config_reload<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
         return;
     };
 
+    let mut stale = Stale::default();
     let mut from = slice.first;
     while from < slice.end
         && let Some((key, irq)) = lpis.next_below(from, slice.end, pin.guard())
     {
-        reload_config(vm, pin, irq);
+        reload_config(vm, pin, irq, &mut stale);
         from = key.saturating_add(1);
     }
+
+    stale.finish(vm, pin);
 
     if slice.end < end {
         vm.deferred.add(DEFERRED_CONFIG_RELOAD);

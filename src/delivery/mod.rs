@@ -14,6 +14,7 @@
 //! | [`report`] | reports of enables, triggers and routes to the host |
 //! | [`group_enables`] | `GICD_CTLR.EnableGrp0` and `EnableGrp1` |
 //! | [`doorbell`] | doorbells of virtual PEs |
+//! | [`stale`] | configurations that the hardware has to read again |
 //! | [`sgi`] | SGIs, and those to all other vCPUs in slices |
 //!
 //! A CPU that changes an interrupt calls a transition of [`irq`](crate::vm::irq) and then
@@ -45,3 +46,4 @@ pub(crate) mod queue;
 pub(crate) mod report;
 pub(crate) mod routing;
 pub(crate) mod sgi;
+pub(crate) mod stale;

@@ -10,9 +10,12 @@ use crate::gicv4::PhysicalIts;
 use crate::gicv4::command::Command;
 use crate::gicv4::registers::invallr;
 use crate::host::Host;
-use crate::intid::IntId;
+use crate::intid::{IntId, VcpuId};
 use crate::vm::Vm;
-use crate::vm::irq::{Changed, Irq, State};
+use crate::vm::irq::{Irq, State};
+
+/// Most virtual PEs whose configurations are read again in one wait for the ITS.
+pub(crate) const AT_ONCE: usize = 8;
 
 /// Returns the byte of an LPI in a configuration table (IHI 0069, 5.1.1).
 fn byte(state: State) -> u8 {
@@ -54,31 +57,45 @@ fn store_direct<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
     }
 }
 
-/// Copies a configuration, if it has changed, and makes the hardware read it again.
-#[inline]
-pub(crate) fn follow<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, changed: Changed) {
-    if vm.direct.is_some() && changed.old != changed.new {
-        store_direct(vm, pin, irq);
-        invalidate(vm, pin, irq);
-    }
+/// Returns the vCPU of an LPI, if the hardware may have cached the LPI's configuration: events are
+/// direct to the vCPU. An event that becomes direct to a vCPU has its configuration read then.
+pub(crate) fn reader<H: Host>(vm: &Vm<H>, irq: &Irq) -> Option<VcpuId> {
+    let (direct, _) = of(vm)?;
+    let vcpu = irq.state().target()?;
+    (direct.slot(vcpu)?.events() > 0).then_some(vcpu)
 }
 
-/// Makes the hardware read the configuration of the virtual LPIs of an LPI's vCPU again, if events
-/// are direct to the vCPU. An ITS that does not answer leaves the old configuration in force.
-#[inline(never)]
-fn invalidate<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
-    if let Some((direct, gic)) = of(vm)
-        && let Some(slot) = direct.slots.get(irq.state().target_index())
-        && slot.events() > 0
-        && let Ok(vpe) = *slot.vpe.lock(pin.locks())
-    {
-        let number = vpe.id.number;
-        let _ = match gic.v4_1() {
-            Some(v4_1) => v4_1.write_invallr(vpe.cpu, invallr(number)),
-            None => {
-                let commands = [Command::vinvall(number), Command::vsync(number)];
-                gic.execute(PhysicalIts(0), &commands)
+/// Makes the hardware read the configurations of the virtual LPIs of at most [`AT_ONCE`] vCPUs
+/// again: one wait for the ITS. An ITS that does not answer leaves the old configurations in force.
+pub(crate) fn invalidate<H: Host>(
+    vm: &Vm<H>,
+    pin: &CpuPin<'_>,
+    vcpus: impl Iterator<Item = VcpuId>,
+) {
+    let Some((direct, gic)) = of(vm) else {
+        return;
+    };
+
+    if let Some(v4_1) = gic.v4_1() {
+        for slot in vcpus.filter_map(|vcpu| direct.slot(vcpu)) {
+            // Under the lock, which keeps the virtual PE on its redistributor.
+            if let Ok(vpe) = *slot.vpe.lock(pin.locks()) {
+                let _ = v4_1.write_invallr(vpe.cpu, invallr(vpe.id.number));
             }
-        };
+        }
+        return;
+    }
+
+    let vpes = vcpus.filter_map(|vcpu| direct.slot(vcpu)?.vpe.lock(pin.locks()).ok());
+    let mut commands = [Command::vsync(0); 2 * AT_ONCE];
+    let mut count = 0_usize;
+    for (pair, vpe) in commands.chunks_exact_mut(2).zip(vpes) {
+        let number = vpe.id.number;
+        pair.copy_from_slice(&[Command::vinvall(number), Command::vsync(number)]);
+        count = count.saturating_add(2);
+    }
+
+    if let Some(commands @ [_, ..]) = commands.get(..count) {
+        let _ = gic.execute(PhysicalIts(0), commands);
     }
 }

@@ -255,10 +255,17 @@ pub(crate) fn arm_doorbell<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) {
     });
 }
 
-/// Notes that the doorbell of a vCPU has rung. The caller gives the vCPU work afterwards.
-pub(crate) fn doorbell_rang<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) {
-    // The redistributor signals the virtual interrupts of a resident virtual PE.
-    with_vpe(vm, pin, vcpu, |_, vpe| vpe.pending |= !vpe.resident);
+/// Notes that a virtual interrupt of a vCPU may be pending: the doorbell has rung, or a virtual LPI
+/// has become enabled. Returns true unless the virtual PE is resident, or the vCPU has none. The
+/// caller gives the vCPU work afterwards.
+pub(crate) fn may_be_pending<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) -> bool {
+    let mut off = false;
+    with_vpe(vm, pin, vcpu, |_, vpe| {
+        // The redistributor signals the virtual interrupts of a resident virtual PE.
+        off = !vpe.resident;
+        vpe.pending |= off;
+    });
+    off
 }
 
 /// Disables the doorbell of a vCPU unless the vCPU is blocked. After it has rung.

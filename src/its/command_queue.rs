@@ -167,6 +167,16 @@ pub(crate) fn advance_its<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, id: ItsId) {
     }
 }
 
+/// Writes `GITS_CTLR.Enabled`. The caller then executes a slice, which settles the paths of the
+/// events: those of a disabled ITS go through list registers, where their MSIs are refused.
+pub(crate) fn set_enabled<H: Host>(vm: &Vm<H>, its: &Its, on: bool) {
+    if its.set_enabled(on)
+        && let Some(direct) = &vm.direct
+    {
+        direct.unsettle_one(its.id);
+    }
+}
+
 /// Writes `GITS_CBASER` and empties the queue. `change` computes the new value from the old value;
 /// `None` leaves the register alone. Case `table.size_of_the_queue`.
 ///

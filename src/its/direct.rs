@@ -1,9 +1,10 @@
 //! Direct events: which events are direct, and the change between the two paths.
 //!
 //! An event is direct if the embedder wants direct injection for its device ([`Gicv4::device`]) and
-//! for its vCPU, the vCPU has a virtual PE, and its redistributor enables LPIs. Every command that
-//! maps, moves or unmaps an event ends here, with the command lock held. A change of a wish settles
-//! every event, in slices ([`Task::Settle`](crate::vm::its::progress::Task)).
+//! for its vCPU, the vCPU has a virtual PE, its redistributor enables LPIs, and the ITS is enabled.
+//! Every command that maps, moves or unmaps an event ends here, with the command lock held. A
+//! change of a wish settles every event, in slices
+//! ([`Task::Settle`](crate::vm::its::progress::Task)).
 //!
 //! # The pending state goes along
 //! The device's MSIs are held during a change of the path, so that none finds the event unmapped.
@@ -93,6 +94,12 @@ impl<'a, H: Host> Execution<'a, H> {
         }
     }
 
+    /// Counts waits for a physical ITS: [`Execution::charge_physical`].
+    #[inline]
+    pub(crate) fn waited(&self, times: u32) {
+        self.waits.set(self.waits.get().saturating_add(times));
+    }
+
     /// Takes the steps of the waits for a physical ITS since the last call from `budget`.
     #[inline]
     pub(crate) fn charge_physical(&self, budget: &mut u32) {
@@ -114,7 +121,9 @@ impl<'a, H: Host> Execution<'a, H> {
     /// Returns the place of an event that is to be direct.
     fn wanted_place(&self, at: Event, irq: &Irq, target: Option<VcpuId>) -> Option<Place<'a>> {
         let (direct, gic) = direct::of(self.vm)?;
-        let vcpu = target.filter(|_| !direct.is_stopped())?;
+        // A physical ITS knows nothing of `GITS_CTLR.Enabled` of the guest.
+        let translates = !direct.is_stopped() && self.its.is_enabled();
+        let vcpu = target.filter(|_| translates)?;
         direct.slot(vcpu).filter(|slot| slot.is_wanted())?;
         if !self.vm.vcpu(vcpu)?.redistributor.lpis_enabled() || is_shared(irq) {
             return None;
@@ -136,7 +145,7 @@ impl<'a, H: Host> Execution<'a, H> {
     /// Executes commands on the physical ITS of a direct event. Returns false if the ITS does not
     /// answer.
     fn submit(&self, place: Place<'_>, commands: &[Command]) -> bool {
-        self.waits.set(self.waits.get().saturating_add(1));
+        self.waited(1);
         let gic = self.vm.host.gicv4();
         gic.is_some_and(|gic| gic.execute(place.event.device.its, commands).is_ok())
     }
@@ -146,7 +155,7 @@ impl<'a, H: Host> Execution<'a, H> {
         /// Waits of [`pending::take`], with those for the redistributor.
         const WAITS: u32 = 4;
 
-        self.waits.set(self.waits.get().saturating_add(WAITS));
+        self.waited(WAITS);
         let device = old.event.device;
         pending::take(self.vm, self.pin, device, at.event, old.vpe.number).unwrap_or(true)
     }
@@ -157,6 +166,8 @@ impl<'a, H: Host> Execution<'a, H> {
         let (from, to) = (old.vpe.number, new.vpe.number);
         let commands = [
             Command::vmovi(new.event.device, at.event, to, new.vpe.doorbell),
+            // The redistributor may have cached an old configuration of the virtual LPI.
+            Command::inv(new.event.device, at.event),
             Command::vsync(from),
             Command::vsync(to),
         ];

@@ -159,7 +159,8 @@ impl<'a, H: Host> Execution<'a, H> {
 
     /// Executes `INV`. Cases `its.inv_enables`, `its.inv_changes_the_priority`.
     fn inv(&self, device: u32, event: u32) -> Result<(), CommandError> {
-        lpi_tables::reload_config(self.vm, self.pin, self.find(device, event)?.irq);
+        let irq = self.find(device, event)?.irq;
+        self.waited(lpi_tables::reload_one(self.vm, self.pin, irq));
         Ok(())
     }
 
@@ -307,7 +308,7 @@ impl<'a, H: Host> Execution<'a, H> {
 
         irq.set_icid(icid.0);
         let _ = routing::retarget(self.vm, self.pin, irq, target);
-        lpi_tables::load_config(vm, pin, irq);
+        self.waited(lpi_tables::load_config(vm, pin, irq));
 
         // The interrupt is complete: module docs of `vm::its`, "Publication".
         if same.is_none() {

@@ -8,6 +8,7 @@
 
 use core::iter;
 
+use crate::delivery::stale::Stale;
 use crate::delivery::{lpi_tables, queue};
 use crate::epoch::CpuPin;
 use crate::host::Host;
@@ -109,11 +110,18 @@ impl<'a, H: Host> Execution<'a, H> {
                     self.retarget_event(device, event, irq, mapped);
                 }
             }),
-            Task::Invalidate(icid) => self.visit_events(cursors, budget, |_, _, irq| {
-                if irq.icid() == icid.0 {
-                    lpi_tables::reload_config(vm, pin, irq);
-                }
-            }),
+            Task::Invalidate(icid) => {
+                let mut stale = Stale::default();
+                let all = self.visit_events(cursors, budget, |_, _, irq| {
+                    if irq.icid() == icid.0 {
+                        lpi_tables::reload_config(vm, pin, irq, &mut stale);
+                        self.waited(stale.take_waits());
+                    }
+                });
+                self.waited(stale.finish(vm, pin));
+                self.charge_physical(budget);
+                all
+            }
             // `MOVALL` moves the pending LPIs of a redistributor, whichever ITS has mapped the
             // LPIs. The collections' targets do not change.
             Task::MoveAll { to, .. } if vm.vcpu(to).is_none() => true,

@@ -145,7 +145,9 @@ pub(crate) fn gits_write<H: Host>(
 
     let change = |old| write_half(old, at, width, value);
     match (at, width) {
-        (CTLR, Width::Word) => its.set_enabled(value & CTLR_ENABLED != 0),
+        (CTLR, Width::Word) => {
+            command_queue::set_enabled(vm, its, value & CTLR_ENABLED != 0);
+        }
         (CBASER | CBASER_HIGH, _) => command_queue::set_cbaser(pin, its, change),
         (CWRITER, _) => {
             // The low half has the whole offset, so the old value is not read: the register's

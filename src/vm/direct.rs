@@ -133,6 +133,12 @@ impl Direct {
         self.unsettled.store(u16::MAX, Release);
     }
 
+    /// Asks for `its` to be settled before its next command.
+    pub(crate) fn unsettle_one(&self, its: ItsId) {
+        // Release: as in `unsettle`.
+        self.unsettled.fetch_or(1 << (its.0 & 0xf), Release);
+    }
+
     /// Returns true if `its` has to be settled, and takes the request.
     pub(crate) fn take_unsettled(&self, its: ItsId) -> bool {
         let bit = 1 << (its.0 & 0xf);

@@ -187,14 +187,20 @@ impl Its {
 
     /// Sets or clears [`CTLR_ENABLED`], [`DROPPING`] or [`FROZEN`].
     pub(crate) fn set_control(&self, flag: u32, on: bool) {
+        self.change_control(flag, on);
+    }
+
+    /// Sets or clears a flag. Returns true if that changes the flag.
+    fn change_control(&self, flag: u32, on: bool) -> bool {
         // Release, both: pairs with the Acquire in `is_enabled` and in `translate`. A CPU that sees
         // the ITS enabled sees the registers and mappings set up before. A CPU that sees no table
         // being dropped sees no mapping of the table.
-        if on {
-            self.control.fetch_or(flag, Release);
+        let old = if on {
+            self.control.fetch_or(flag, Release)
         } else {
-            self.control.fetch_and(!flag, Release);
-        }
+            self.control.fetch_and(!flag, Release)
+        };
+        (old & flag != 0) != on
     }
 
     /// Returns the interrupt that the pair (`device`, `event`) is mapped to. Takes no lock.

@@ -101,9 +101,10 @@ impl Its {
         self.set_cwriter(0);
     }
 
-    /// Writes `GITS_CTLR.Enabled`. The caller then executes a slice.
-    pub(crate) fn set_enabled(&self, on: bool) {
-        self.set_control(CTLR_ENABLED, on);
+    /// Writes `GITS_CTLR.Enabled`. Returns true if that changes it. The caller then executes a
+    /// slice.
+    pub(crate) fn set_enabled(&self, on: bool) -> bool {
+        self.change_control(CTLR_ENABLED, on)
     }
 
     /// Returns `GITS_CTLR.Quiescent`: the ITS is disabled, no command is being executed, and no
