@@ -4,6 +4,9 @@
 //!
 //! The GICv4.1 has virtual SGIs, and no individual doorbells (`GITS_TYPER.nID`).
 
+#[path = "gicv4_beside.rs"]
+pub mod beside;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
@@ -26,6 +29,11 @@ const FIRST_DOORBELL: u32 = 20_000;
 /// Reads of `GICR_VPENDBASER` for which a departing virtual PE is dirty, and one of GICv4.1 that
 /// arrives.
 const DIRTY_READS: u8 = 2;
+
+/// Returns the DeviceID, at the physical ITS, of a device of a virtual ITS.
+pub fn physical(its: ItsId, device: DeviceId) -> u32 {
+    u32::from(its.0) << 16 | device.0
+}
 
 /// An MSI's way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,6 +67,8 @@ struct State {
     tables: BTreeMap<u64, Vec<u8>>,
     next_table: u64,
     numbers: BTreeSet<u16>,
+    /// vCPU of each virtual PE, but of those of none.
+    owners: BTreeMap<u16, usize>,
     doorbells_on: BTreeSet<u32>,
     doorbells_pending: BTreeSet<u32>,
     /// Events whose physical LPI is pending, and which no CPU has taken.
@@ -67,6 +77,10 @@ struct State {
     devices: BTreeSet<u32>,
     /// Events that wait, by held device.
     held: BTreeMap<u32, Vec<u64>>,
+    /// The MSI that its device sends as soon as its MSIs are held.
+    at_hold: Option<(u32, u64)>,
+    /// MSIs that were held, and then had no virtual LPI.
+    by_software: Vec<(u32, u32)>,
     /// Virtual PEs with commands that no VSYNC has followed.
     unsynced: BTreeSet<u16>,
     /// vPEIDs and tables that are left; `None` for plenty.
@@ -75,6 +89,8 @@ struct State {
     /// Commands that are left until the ITS stops; `None` for plenty.
     commands_left: Option<usize>,
     commands: Vec<u8>,
+    /// Number of waits for the ITS, and of commands.
+    work: (u64, u64),
 }
 
 #[derive(Clone, Copy)]
@@ -528,6 +544,8 @@ impl Gicv4 for Model {
     fn execute(&self, its: PhysicalIts, commands: &[Command]) -> Result<(), ItsFault> {
         assert_eq!(its, PhysicalIts(0));
         let mut state = self.0.lock().unwrap();
+        state.work.0 += 1;
+        state.work.1 += commands.len() as u64;
         for command in commands {
             if !spend(&mut state.commands_left) {
                 state.unsynced.clear();
@@ -550,6 +568,8 @@ impl Gicv4 for Model {
         }
         let number = (0..).find(|number| !state.numbers.contains(number))?;
         state.numbers.insert(number);
+        let owner = vcpu.map(|vcpu| (number, vcpu.index()));
+        state.owners.extend(owner);
         let doorbell = vcpu.map_or(NO_DOORBELL, |_| FIRST_DOORBELL + u32::from(number));
         Some(VpeId { number, doorbell })
     }
@@ -558,6 +578,7 @@ impl Gicv4 for Model {
         let mut state = self.0.lock().unwrap();
         assert!(!state.vpes.contains_key(&vpe.number), "still mapped");
         assert!(state.numbers.remove(&vpe.number));
+        state.owners.remove(&vpe.number);
         state.doorbells_pending.remove(&vpe.doorbell);
     }
 
@@ -683,34 +704,39 @@ impl Gicv4 for Model {
         }
     }
 
-    fn device(&self, _its: ItsId, device: DeviceId) -> Option<PhysicalDevice> {
-        let its = PhysicalIts(0);
-        let device = device.0;
+    fn device(&self, its: ItsId, device: DeviceId) -> Option<PhysicalDevice> {
+        let device = physical(its, device);
         let wanted = self.0.lock().unwrap().devices.contains(&device);
+        let its = PhysicalIts(0);
         wanted.then_some(PhysicalDevice { its, device })
     }
 
-    fn hold(&self, _its: ItsId, device: DeviceId) {
+    fn hold(&self, its: ItsId, device: DeviceId) {
+        let device = physical(its, device);
         let mut state = self.0.lock().unwrap();
-        assert!(
-            state.held.insert(device.0, Vec::new()).is_none(),
-            "held twice"
-        );
+        let at_once = state.at_hold.take_if(|(of, _)| *of == device);
+        let waiting = at_once.map(|(_, event)| event).into_iter().collect();
+        assert!(state.held.insert(device, waiting).is_none(), "held twice");
     }
 
-    fn release(&self, _its: ItsId, device: DeviceId) {
+    fn release(&self, its: ItsId, device: DeviceId) {
+        let device = physical(its, device);
         let mut state = self.0.lock().unwrap();
-        let waiting = state.held.remove(&device.0).expect("held");
-        assert!(waiting.is_empty(), "the test sends none meanwhile");
+        for event in state.held.remove(&device).expect("held") {
+            if state.send(device, event) == Sent::Software {
+                state.by_software.push((device, event as u32));
+            }
+        }
     }
 
-    fn unmap_event(&self, _its: ItsId, device: DeviceId, event: EventId) -> bool {
+    fn unmap_event(&self, its: ItsId, device: DeviceId, event: EventId) -> bool {
+        let device = physical(its, device);
         let mut state = self.0.lock().unwrap();
         assert!(
-            state.held.contains_key(&device.0),
+            state.held.contains_key(&device),
             "an MSI might find no mapping"
         );
-        state.lpis_pending.remove(&(device.0, event.0))
+        state.lpis_pending.remove(&(device, event.0))
     }
 }
 

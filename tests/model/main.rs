@@ -12,6 +12,13 @@
 #[path = "../common/attributes.rs"]
 mod attributes;
 mod coverage;
+#[allow(
+    dead_code,
+    missing_docs,
+    reason = "a module shared by several test programs, each using a part"
+)]
+#[path = "../common/gicv4.rs"]
+mod gicv4;
 mod machine;
 mod operation;
 #[path = "../reference/mod.rs"]
@@ -30,12 +37,12 @@ const LENGTH: usize = 400;
 
 /// Applies every operation, comparing after each, and compares every register at the end.
 fn check(operations: &[Operation]) {
-    check_on(NEOVERSE, operations);
+    check_on(NEOVERSE, false, operations);
 }
 
-/// Applies and compares as [`check`], on CPUs with these properties.
-fn check_on(vtr: Vtr, operations: &[Operation]) {
-    let mut machine = Machine::new(vtr);
+/// Applies and compares as [`check`], on CPUs with these properties, with a GICv4 or without.
+fn check_on(vtr: Vtr, gicv4: bool, operations: &[Operation]) {
+    let mut machine = Machine::new(vtr, gicv4);
     for operation in operations {
         machine.apply(operation);
     }
@@ -67,8 +74,10 @@ fn the_library_does_what_the_reference_does() {
         traps_dir,
         ..NEOVERSE
     });
-    proptest!(config, |(vtr in vtr, operations in strategies::sequence(LENGTH))| {
-        check_on(vtr, &operations);
+    let gicv4 = prop::bool::weighted(0.6);
+    let operations = strategies::sequence(LENGTH);
+    proptest!(config, |(vtr in vtr, gicv4 in gicv4, operations in operations)| {
+        check_on(vtr, gicv4, &operations);
     });
     coverage::report();
 }

@@ -39,6 +39,15 @@ pub const ITSES: [Size; 2] = [
     },
 ];
 
+/// An MSI's way at a change of paths.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Early {
+    /// Sent while the MSIs of its device are held.
+    Held,
+    /// Pending as a physical LPI that no CPU has taken.
+    Busy,
+}
+
 /// One operation.
 #[derive(Clone, Debug)]
 pub enum Operation {
@@ -69,6 +78,15 @@ pub enum Operation {
     Edge(usize, u32),
     /// A device's write of `GITS_TRANSLATER` of an ITS: DeviceID, EventID.
     Msi(usize, u64, u64),
+    /// An MSI of an emulated device, which the hypervisor injects, whatever the event's path.
+    SoftMsi(usize, u64, u64),
+    /// The hypervisor's wish that a PE be direct, or not.
+    Direct(usize, bool),
+    /// The hypervisor's wish that a device of an ITS be direct, or not, with an MSI of an event
+    /// shortly before.
+    DirectDevice(usize, u64, bool, Option<(u64, Early)>),
+    /// A freeze, and a thaw, with an MSI in between.
+    Freeze(Option<(usize, u64, u64)>),
     /// A guest's command to an ITS.
     Command(usize, usize, [u64; 4]),
     /// `GITS_CTLR.Enabled` of an ITS.

@@ -2,8 +2,8 @@
 
 use crate::operation::Operation;
 use crate::operation::Operation::{
-    Acknowledge, BinaryPoint, Command, Compare, Control, Deactivate, Edge, Enable, End, Line, Mask,
-    Move, Msi, Read, Restore, Sgi, Wait, Write,
+    Acknowledge, BinaryPoint, Command, Compare, Configure, Control, Deactivate, Edge, Enable, End,
+    Line, Mask, Move, Msi, Read, Restore, Sgi, Wait, Write,
 };
 use crate::reference::Frame;
 use crate::{check, check_on};
@@ -205,6 +205,7 @@ fn an_arrival_makes_room_for_a_level_that_has_fallen() {
             list_registers: 2,
             ..NEOVERSE
         },
+        false,
         &[
             Write(0, Frame::Distributor, 0xc08, 4, 0),
             Sgi(0, 2 << 24 | 1, true),
@@ -310,6 +311,7 @@ fn the_end_of_a_deactivated_interrupt_is_not_that_of_another() {
     };
     check_on(
         vtr,
+        false,
         &[
             Edge(2, 29),
             Write(0, Frame::Redistributor(0), 0x1_0100, 4, 1 << 4),
@@ -333,6 +335,43 @@ fn the_end_of_a_deactivated_interrupt_is_not_that_of_another() {
             End(2),
             // The PPI.
             End(2),
+        ],
+    );
+}
+
+/// Lets a PE sleep with a virtual LPI pending that is disabled, and enables the LPI.
+#[test]
+fn a_virtual_lpi_that_is_enabled_wakes_its_pe() {
+    for how in [0, 1, 3, 4] {
+        check_on(
+            NEOVERSE,
+            true,
+            &[
+                Configure(0, 8194, 0, 0),
+                Msi(0, 0, 2),
+                Wait(1),
+                Configure(0, 8194, 1, how),
+            ],
+        );
+    }
+}
+
+/// Changes the priority of a direct LPI while it is with another PE. The first PE's redistributor
+/// has cached the old priority.
+#[test]
+fn a_virtual_lpi_that_moves_back_has_its_configuration_read_again() {
+    check_on(
+        NEOVERSE,
+        true,
+        &[
+            Msi(0, 0, 2),
+            Acknowledge(1, true),
+            End(1),
+            Command(0, 0, [1, 2, 2, 0]),
+            Configure(0, 8194, 0x81, 0),
+            Command(0, 0, [1, 2, 1, 0]),
+            Mask(1, 0x80),
+            Msi(0, 0, 2),
         ],
     );
 }

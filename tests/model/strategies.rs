@@ -6,7 +6,7 @@
 
 use proptest::prelude::*;
 
-use crate::operation::{CPUS, FORWARDED, ITSES, KEPT_TABLE, LPIS, Operation, PES, SPIS};
+use crate::operation::{CPUS, Early, FORWARDED, ITSES, KEPT_TABLE, LPIS, Operation, PES, SPIS};
 use crate::reference::Frame;
 
 /// Returns a sequence of at most `length` operations.
@@ -34,6 +34,12 @@ fn operation() -> impl Strategy<Value = Operation> {
         7 => (pe(), wired(), any::<bool>()).prop_map(|(pe, intid, high)| Line(pe, intid, high)),
         6 => (pe(), wired()).prop_map(|(pe, intid)| Edge(pe, intid)),
         10 => (its(), device(), event()).prop_map(|(its, device, event)| Msi(its, device, event)),
+        2 => (its(), device(), event())
+            .prop_map(|(its, device, event)| SoftMsi(its, device, event)),
+        1 => (pe(), on(0.8)).prop_map(|(pe, on)| Direct(pe, on)),
+        2 => (its(), device(), on(0.7), early())
+            .prop_map(|(its, device, on, early)| DirectDevice(its, device, on, early)),
+        1 => prop::option::of((its(), device(), event())).prop_map(Freeze),
         14 => (pe(), its(), command()).prop_map(|(pe, its, command)| Command(pe, its, command)),
         1 => (pe(), its(), on(0.85)).prop_map(|(pe, its, on)| EnableIts(pe, its, on)),
         2 => (pe(), pe(), table()).prop_map(|(pe, of, table)| EnableLpis(pe, of, table)),
@@ -98,6 +104,11 @@ fn device() -> impl Strategy<Value = u64> {
 
 fn event() -> impl Strategy<Value = u64> {
     prop_oneof![16 => 0..8_u64, 1 => 8..40_u64, 1 => lpi()]
+}
+
+fn early() -> impl Strategy<Value = Option<(u64, Early)>> {
+    let how = prop_oneof![Just(Early::Held), Just(Early::Busy)];
+    prop::option::of((event(), how))
 }
 
 fn lpi() -> impl Strategy<Value = u64> {

@@ -78,10 +78,8 @@ impl Machine {
         assert_eq!(guest.read_igrpen0(), reference.enabled[0]);
         assert_eq!(guest.read_igrpen1(), reference.enabled[1]);
 
-        for (group1, signal, hppir) in [
-            (false, guest.vfiq(), guest.read_hppir0()),
-            (true, guest.virq(), guest.read_hppir1()),
-        ] {
+        for group1 in [false, true] {
+            let (signal, hppir) = self.signals(pe, group1);
             let group = u8::from(group1);
             if let Some(expected) = self.reference.signalled(pe, group1) {
                 assert_eq!(

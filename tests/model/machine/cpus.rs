@@ -143,6 +143,8 @@ impl Machine {
             self.show_lines_of_absent();
             busy |= self.forward_all();
 
+            busy |= self.handle_doorbells();
+
             let kicks = std::mem::take(&mut *self.vm.host().kicks.lock().unwrap());
             for (cpu, pe) in kicks {
                 if self.places[pe] == Place::InGuest(cpu) {
@@ -240,6 +242,10 @@ impl Machine {
             "a PE does not sleep, for its sleeping redistributor",
         );
 
+        if expected == Some(false) && !blocked && self.may_stay_awake(pe) {
+            note("a PE with a virtual LPI behind its mask does not sleep");
+            return;
+        }
         if let Some(expected) = expected {
             assert_eq!(blocked, !expected, "PE {pe} in WFI");
         }

@@ -57,19 +57,39 @@ impl Machine {
     }
 
     pub(super) fn msi(&mut self, its: usize, device: u64, event: u64) {
-        // An MSI to a PE with LPIs disabled is ignored by the architecture: see the module docs.
-        if let Some((intid, icid)) = self.reference.itses[its].event(device, event)
-            && let Some(pe) = self.reference.itses[its].collection(icid)
-            && self.lpis_are_off(pe)
-            && !self.reference.lpis.mapped[&intid].interrupt.latch
-        {
+        if self.is_ignored(its, device, event) {
             return;
         }
 
+        let intid = self.reference.itses[its]
+            .event(device, event)
+            .map(|(intid, _)| intid);
+        let direct = self.raise_lpi(intid, false, |machine| {
+            machine.sends_directly(its, device, event)
+        });
+        if direct {
+            assert!(self.reference.translate(its, device, event));
+        } else {
+            self.soft_msi(its, device, event);
+        }
+    }
+
+    /// Injects an MSI as the hypervisor does.
+    pub(super) fn soft_msi(&mut self, its: usize, device: u64, event: u64) {
+        if self.is_ignored(its, device, event) {
+            return;
+        }
+
+        let intid = self.reference.itses[its]
+            .event(device, event)
+            .map(|(intid, _)| intid);
         let (id, event_id) = (DeviceId(device as u32), EventId(event as u32));
-        let found = self
-            .vm
-            .inject_msi(&self.pin(), ItsId(its as u8), id, event_id);
+        let found = self.raise_lpi(intid, true, |machine| {
+            let found = machine
+                .vm
+                .inject_msi(&machine.pin(), ItsId(its as u8), id, event_id);
+            found.map(|_| ())
+        });
 
         let on = self.reference.itses[its].enabled;
         let mapped = self.reference.itses[its].event(device, event);
@@ -88,5 +108,17 @@ impl Machine {
             accepted,
             "MSI {device}:{event} of ITS {its}: {found:?}"
         );
+    }
+
+    /// Returns true for an MSI to a PE with LPIs disabled, which the architecture ignores: see the
+    /// module docs.
+    fn is_ignored(&self, its: usize, device: u64, event: u64) -> bool {
+        self.reference.itses[its]
+            .event(device, event)
+            .is_some_and(|(intid, icid)| {
+                let at = self.reference.itses[its].collection(icid);
+                at.is_some_and(|pe| self.lpis_are_off(pe))
+                    && !self.reference.lpis.mapped[&intid].interrupt.latch
+            })
     }
 }

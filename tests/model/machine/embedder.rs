@@ -2,11 +2,13 @@
 //! them, and the guest's memory.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
+use vgic::gicv4::Gicv4;
 use vgic::intid::{CpuId, IntId, ItsId, VcpuId};
 use vgic::{BadAddress, CommandError, Host, PhysicalInterrupt};
 
+use crate::gicv4::Model;
 use crate::operation::{CPUS, FORWARDED, ITSES, PES};
 
 /// Guest memory: the ITSes' tables and queues, the LPI configuration, and a pending table for each
@@ -61,6 +63,8 @@ pub(super) struct Embedder {
     pub(super) routes: Mutex<BTreeMap<u32, Option<usize>>>,
     /// Level-sensitive interrupts to be sampled.
     pub(super) resamples: Mutex<BTreeSet<u32>>,
+    /// The machine's GICv4, if it has one.
+    pub(super) gicv4: Option<Arc<Model>>,
 }
 
 impl Embedder {
@@ -81,6 +85,7 @@ impl Embedder {
             edges: take(&self.edges),
             routes: take(&self.routes),
             resamples: take(&self.resamples),
+            gicv4: self.gicv4.clone(),
         }
     }
 
@@ -136,6 +141,9 @@ impl Host for Embedder {
     }
     fn command_failed(&self, its: ItsId, number: u8, error: CommandError) {
         self.faults.lock().unwrap().push((its.0, number, error));
+    }
+    fn gicv4(&self) -> Option<&dyn Gicv4> {
+        self.gicv4.as_deref().map(|gicv4| gicv4 as &dyn Gicv4)
     }
     fn deactivate(&self, interrupt: PhysicalInterrupt) {
         self.deactivated(physical(interrupt));

@@ -10,10 +10,7 @@ use crate::reference::{FIRST_LPI, SPURIOUS};
 impl Machine {
     pub(super) fn acknowledge(&mut self, pe: usize, group1: bool) {
         let allowed = self.reference.acknowledgeable(pe, group1);
-        let intid = match group1 {
-            false => self.guest(pe).read_iar0(),
-            true => self.guest(pe).read_iar1(),
-        };
+        let (intid, by_hardware) = self.read_iar(pe, group1);
 
         assert!(
             allowed.allows(intid),
@@ -24,8 +21,16 @@ impl Machine {
         self.note_acknowledgement(pe, intid, group1);
         if intid != SPURIOUS {
             self.reference.acknowledge(pe, intid);
-            let kind = IntId::new(intid).unwrap().kind();
-            self.acknowledged[kind as usize] += 1;
+            if intid < FIRST_LPI {
+                let kind = IntId::new(intid).unwrap().kind();
+                self.acknowledged[kind as usize] += 1;
+            } else {
+                self.acknowledged_lpi(intid, by_hardware);
+            }
+            note_if(
+                by_hardware && !self.handling[pe].is_empty(),
+                "a virtual LPI preempts another",
+            );
             self.handling[pe].push((intid, group1));
             if (32..FIRST_LPI).contains(&intid) {
                 self.taker.insert(intid, pe);

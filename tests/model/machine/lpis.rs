@@ -63,15 +63,21 @@ impl Machine {
         self.vm.host().guest_writes(at, &bytes);
         self.queued[its] += 1;
         let next = self.queued[its] * 32 % QUEUE_SIZE;
-        self.write_gits(pe, its, 0x88, Width::Double, next);
+        let intid = (command[0] & 0xff == INT)
+            .then(|| self.reference.itses[its].event(command[0] >> 32, command[1] & 0xffff_ffff));
+        let intid = intid.flatten().map(|(intid, _)| intid);
+        self.raise_lpi(intid, false, |machine| {
+            machine.write_gits(pe, its, 0x88, Width::Double, next);
+            machine.quiesce();
+        });
+        // `MOVALL` takes pending states out of the hardware. The `MAPC` after it brings them back.
+        self.forget_doubled();
 
         self.waiting[its].push(command);
         note_if(
             !self.reference.itses[its].enabled,
             "a command waits for the ITS to be enabled",
         );
-
-        self.quiesce();
         self.commands_done(pe, its);
     }
 

@@ -50,6 +50,7 @@
 mod compare;
 mod cpus;
 mod devices;
+mod direct;
 mod embedder;
 mod forwarded;
 mod hotplug;
@@ -63,6 +64,7 @@ mod situations;
 mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use vgic::cpu_interface::Vtr;
 use vgic::cpu_interface::software::SoftwareInterface;
@@ -75,6 +77,7 @@ use embedder::{Embedder, Virtual};
 use situations::Shot;
 
 use crate::coverage::{note, note_if};
+use crate::gicv4::Model;
 use crate::operation::{ITSES, Operation, PES};
 use crate::reference::Gic;
 
@@ -106,6 +109,12 @@ pub struct Machine {
     taken_back: [u64; Kind::COUNT],
     /// The last CPU of each PE.
     last_cpu: [usize; PES],
+    /// The machine's GICv4, if it has one.
+    gicv4: Option<Arc<Model>>,
+    /// PEs that are to be direct.
+    direct: [bool; PES],
+    /// LPIs that are pending in the hardware and in the library: [`direct`].
+    doubled: BTreeSet<u32>,
     /// Commands given to each ITS.
     queued: [u64; ITSES.len()],
     /// Commands waiting for the ITS to be enabled.
@@ -136,6 +145,7 @@ impl Machine {
         self.perform(operation);
         self.quiesce();
         self.compare_interfaces();
+        self.compare_hardware();
         self.compare_physical(matches!(operation, Operation::Compare(_)));
         if let Operation::Write(..) = operation {
             self.compare_configuration();
@@ -154,6 +164,12 @@ impl Machine {
             Operation::Line(pe, intid, high) => self.line(pe, intid, high),
             Operation::Edge(pe, intid) => self.edge(pe, intid),
             Operation::Msi(its, device, event) => self.msi(its, device, event),
+            Operation::SoftMsi(its, device, event) => self.soft_msi(its, device, event),
+            Operation::Direct(pe, on) => self.set_direct(pe, on),
+            Operation::DirectDevice(its, device, on, early) => {
+                self.set_direct_device(its, device, on, early);
+            }
+            Operation::Freeze(late) => self.freeze(late),
             Operation::Move(pe, cpu) => self.run_on(pe, cpu),
             Operation::Away(pe) => self.take_away(pe),
             Operation::Compare(pe) => self.compare_registers(pe),
@@ -275,6 +291,9 @@ impl Machine {
         let before = self.domain.totals();
         let report = self.vm.teardown(&self.cpus[0].pin()).unwrap();
         assert_eq!(report.references, 0);
+        if let Some(gicv4) = &self.gicv4 {
+            gicv4.check_empty();
+        }
         let active = self.vm.host().active.lock().unwrap();
         assert!(active.is_empty(), "active at the end: {active:?}");
         drop(active);

@@ -3,6 +3,7 @@
 use vgic::cpu_interface::Vtr;
 use vgic::cpu_interface::software::SoftwareInterface;
 use vgic::intid::{CpuId, Kind};
+use vgic::state::{VmState, flags};
 use vgic::{Cpu, Vgic};
 
 use super::Machine;
@@ -20,12 +21,18 @@ impl Machine {
         self.quiesce();
         self.note_restore();
 
+        let list_registers = Self::limit(self.gicv4.is_some(), list_registers);
         let state = self.vm.save(&self.pin()).unwrap();
+        self.doubled.clear();
+        self.compare_lpis(&state);
         let again = self.vm.save(&self.pin()).unwrap();
         assert!(again == state, "a save changes what a save finds");
         self.check_kvm(&state);
         let report = self.vm.teardown(&self.pin()).unwrap();
         assert_eq!(report.references, 0);
+        if let Some(gicv4) = &self.gicv4 {
+            gicv4.check_empty();
+        }
         for kind in Kind::ALL.map(|kind| kind as usize) {
             self.left_behind[kind] += report.pending[kind];
             self.taken_back[kind] += report.withdrawn[kind];
@@ -53,24 +60,37 @@ impl Machine {
         self.connect();
         self.forget_physical();
         self.quiesce();
+        self.set_all_direct();
+    }
+
+    /// Compares the pending LPIs of a state, wherever they were pending.
+    fn compare_lpis(&self, state: &VmState) {
+        for lpi in &state.lpis {
+            let latch = self.reference.lpis.mapped[&lpi.intid].interrupt.latch;
+            assert_eq!(lpi.interrupt.has(flags::LATCH), latch, "LPI {}", lpi.intid);
+        }
     }
 
     fn note_restore(&self) {
         note("a VM is saved and restored");
         let all = || (0..PES).flat_map(|pe| self.reference.routed_to(pe));
-        let some = |test: fn(u32, bool, bool) -> bool| {
+        let some = |test: &dyn Fn(u32, bool, bool) -> bool| {
             all().any(|(intid, interrupt)| test(intid, interrupt.pending(), interrupt.active))
         };
         note_if(
-            some(|intid, pending, _| intid >= 8192 && pending),
+            some(&|intid, pending, _| intid >= 8192 && pending),
             "a VM is restored with an LPI pending",
         );
         note_if(
-            some(|intid, pending, _| intid < 8192 && pending),
+            some(&|intid, pending, _| intid >= 8192 && pending && self.hardware_has(intid)),
+            "a VM is restored with a virtual LPI pending",
+        );
+        note_if(
+            some(&|intid, pending, _| intid < 8192 && pending),
             "a VM is restored with a wired interrupt pending",
         );
         note_if(
-            some(|_, _, active| active),
+            some(&|_, _, active| active),
             "a VM is restored with an interrupt active",
         );
         note_if(

@@ -1,6 +1,7 @@
 //! The library and the reference after reset, and the guest's set-up.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use vgic::config::ItsConfig;
 use vgic::cpu_interface::Vtr;
@@ -15,12 +16,22 @@ use super::embedder::{
     queue,
 };
 use super::{Machine, Place, VALID};
+use crate::gicv4::Model;
 use crate::operation::{CPUS, ITSES, LPI_BITS, LPIS, Operation, PES, SPIS};
 use crate::reference::{FIRST_LPI, Frame, Gic};
 
 impl Machine {
-    /// Returns both sides after set-up, on CPUs with the properties `vtr`.
-    pub fn new(vtr: Vtr) -> Self {
+    /// Returns both sides after set-up, on CPUs with the properties `vtr`, with a GICv4 or without.
+    pub fn new(vtr: Vtr, gicv4: bool) -> Self {
+        let gicv4 = gicv4.then(Arc::<Model>::default);
+        let vtr = Vtr {
+            list_registers: Self::limit(gicv4.is_some(), vtr.list_registers),
+            ..vtr
+        };
+        let host = Embedder {
+            gicv4: gicv4.clone(),
+            ..Embedder::default()
+        };
         let affinities = (0..PES as u8).map(|n| Affinity::new(0, 0, 0, n));
         let config = Config {
             spis: SPIS,
@@ -49,7 +60,7 @@ impl Machine {
         let cpus = cpus.collect();
 
         let mut machine = Self {
-            vm: Vgic::new(&domain, config, Embedder::default()).unwrap(),
+            vm: Vgic::new(&domain, config, host).unwrap(),
             cpus,
             domain,
             acknowledged: Default::default(),
@@ -59,6 +70,9 @@ impl Machine {
             left_behind: Default::default(),
             taken_back: Default::default(),
             last_cpu: [0; PES],
+            gicv4,
+            direct: [false; PES],
+            doubled: BTreeSet::new(),
             queued: Default::default(),
             waiting: Default::default(),
             shown: BTreeSet::new(),
@@ -83,6 +97,7 @@ impl Machine {
         machine.set_up_lpis();
         machine.set_up_wired();
         machine.map_lpis();
+        machine.set_up_direct();
         machine.last = Some(machine.shot());
         machine
     }
@@ -153,6 +168,18 @@ impl Machine {
         }
         for its in 0..ITSES.len() {
             self.apply(&Operation::EnableIts(0, its, true));
+        }
+    }
+
+    /// Makes every PE and the first device of each ITS direct, if there is a GICv4.
+    fn set_up_direct(&mut self) {
+        if self.gicv4.is_some() {
+            for pe in 0..PES {
+                self.set_direct(pe, true);
+            }
+            for its in 0..ITSES.len() {
+                self.set_direct_device(its, 0, true, None);
+            }
         }
     }
 

@@ -1,6 +1,8 @@
 //! The LPI tables in guest memory: configuration and pending state, and the moments of reading and
 //! writing.
 
+use std::collections::BTreeSet;
+
 use vgic::Host;
 
 use super::Machine;
@@ -87,6 +89,14 @@ impl Machine {
         }
 
         let before = self.shot();
+        let read = match self.reference.redistributors[of].table_is_zero {
+            true => BTreeSet::new(),
+            false => self.reference.lpis.pending[of].clone(),
+        };
+        // The library raises what the table has.
+        let raised = read.into_iter().filter(|intid| self.hardware_has(*intid));
+        let doubled: Vec<u32> = raised.collect();
+        self.doubled.extend(doubled);
         self.write_enable_lpis(pe, of, true);
         self.note_enabling(&before);
     }
@@ -100,6 +110,7 @@ impl Machine {
         let frame = Frame::Redistributor(of);
         self.access(pe, frame, 0, 4, Some(on.into()));
         self.reference.write(frame, 0, 4, on.into());
+        self.forget_doubled();
         self.quiesce();
         // The guest waits for RWP to read as zero.
         self.read(pe, frame, 0, 4);
