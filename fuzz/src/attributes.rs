@@ -49,7 +49,7 @@ pub fn run(data: &[u8]) {
     let Shape(config, device_table) = Shape::new(shape & 0x63);
     let mut vmm = Vmm {
         devices: Devices::new(config.clone(), VTR),
-        host: HostileHost::new(config.its.clone()),
+        host: HostileHost::new(config.its.clone(), None),
         config,
     };
 

@@ -2,12 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use vgic::config::ItsConfig;
+use vgic::gicv4::Gicv4;
 use vgic::intid::{CpuId, DeviceId, EventId, IntId, ItsId, VcpuId};
 use vgic::{BadAddress, Host, PhysicalInterrupt};
 
+use crate::gicv4::beside::Part;
+use crate::gicv4::{Model, Version};
 use crate::memory::Memory;
 
 /// A device of an ITS.
@@ -22,7 +25,10 @@ pub struct HostileHost {
     calls: AtomicU64,
     /// The vCPU that each CPU has entered last.
     stays: Mutex<BTreeMap<usize, Stay>>,
-    mapped: Mutex<Mapped>,
+    /// Without the events that are direct.
+    mapped: Arc<Mutex<Mapped>>,
+    /// The machine's GICv4, if it has one.
+    pub(crate) gicv4: Option<Part>,
 }
 
 struct Stay {
@@ -40,15 +46,27 @@ struct Mapped {
 }
 
 impl HostileHost {
-    /// Returns the host of a VM with the given ITSes.
+    /// Returns the host of a VM with the given ITSes, on a machine with a GICv4 or without.
     #[must_use]
-    pub fn new(quotas: Vec<ItsConfig>) -> Self {
+    pub fn new(quotas: Vec<ItsConfig>, gicv4: Option<Version>) -> Self {
+        let mapped: Arc<Mutex<Mapped>> = Arc::default();
+        let record = mapped.clone();
+        // An event that becomes direct is not the host's any more.
+        let on_unmap = move |its, device, event| {
+            let known = record
+                .lock()
+                .unwrap()
+                .events
+                .remove(&((its, device), event));
+            assert!(known, "{event:?} was not mapped");
+        };
         Self {
+            gicv4: gicv4.map(|of| Part::new(Arc::new(Model::new(of)), 0, on_unmap)),
             quotas,
             memory: Memory::default(),
             calls: AtomicU64::default(),
             stays: Mutex::default(),
-            mapped: Mutex::default(),
+            mapped,
         }
     }
 
@@ -108,6 +126,10 @@ impl Host for HostileHost {
 
     fn wake(&self, _vcpu: VcpuId) {
         self.called();
+    }
+
+    fn gicv4(&self) -> Option<&dyn Gicv4> {
+        self.gicv4.as_ref().map(|part| part as &dyn Gicv4)
     }
 
     fn read_memory(&self, gpa: u64, buffer: &mut [u8]) -> Result<(), BadAddress> {

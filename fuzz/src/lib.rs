@@ -7,6 +7,7 @@
 //! * [`host`]: the embedder, with a record of the quotas. [`memory`]: the guest's hostile memory.
 //! * [`actor`]: an embedder that misuses the API, beside the VM under attack.
 //! * [`attributes`]: a VMM that restores a VM by KVM's attributes, from anybody's tables.
+//! * [`gicv4`]: the machine's GICv4, for a part of the inputs.
 //! * [`bounds`]: bounds on the time of operations. [`heap`]: bounds on the library's allocations.
 //!
 //! The fuzzer looks for panics, overflows, broken invariants (debug assertions are on), operations
@@ -16,6 +17,13 @@
 pub mod actor;
 pub mod attributes;
 pub mod bounds;
+#[allow(
+    dead_code,
+    missing_docs,
+    reason = "a module shared with tests, each using a part"
+)]
+#[path = "../../tests/common/gicv4.rs"]
+pub mod gicv4;
 pub mod guest;
 pub mod heap;
 pub mod host;
@@ -25,6 +33,7 @@ pub mod memory;
 pub mod operation;
 pub mod shape;
 
+use gicv4::Version;
 use input::Input;
 use machine::Machine;
 use operation::{Attack, Operation};
@@ -38,7 +47,9 @@ const OPERATIONS: usize = 600;
 pub fn run(attack: Attack, data: &[u8]) {
     let mut input = Input::new(data);
     let shape = input.byte();
-    let mut machine = Machine::new(Shape::new(shape & 0x7f));
+    let number = shape & 0x7f;
+    let gicv4 = if number == 0x7f { 0 } else { number >> 3 };
+    let mut machine = Machine::new(Shape::new(number), version(gicv4));
     if shape & 0x80 == 0 {
         machine.set_up();
     }
@@ -51,6 +62,15 @@ pub fn run(attack: Attack, data: &[u8]) {
     }
 
     machine.finish();
+}
+
+/// Returns the version of a machine's GICv4 by two bits of a choice: none, or one of both.
+fn version(choice: u8) -> Option<Version> {
+    match choice & 3 {
+        0 | 1 => None,
+        2 => Some(Version::V4_0),
+        _ => Some(Version::V4_1),
+    }
 }
 
 /// Returns a state that a VM has saved, to be compared with the state that the VM was restored
@@ -74,7 +94,8 @@ pub fn restore(data: &[u8]) {
         return;
     };
 
-    let mut machine = Machine::new(Shape::new(SHAPES[usize::from(shape & 3)]));
+    let shape_of = Shape::new(SHAPES[usize::from(shape & 3)]);
+    let mut machine = Machine::new(shape_of, version(shape >> 3));
     if shape & 4 == 0 {
         machine.set_up();
     }

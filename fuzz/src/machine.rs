@@ -11,6 +11,7 @@ use vgic::{Blocked, Cpu, PinnedCpu, Vgic};
 
 use crate::as_given;
 use crate::bounds::{self, Bound, within};
+use crate::gicv4::Version;
 use crate::guest::Guest;
 use crate::heap;
 use crate::host::HostileHost;
@@ -57,11 +58,11 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Returns a VM of the given shape with all its vCPUs on.
+    /// Returns a VM of the given shape with all its vCPUs on, on a machine with a GICv4 or without.
     #[must_use]
-    pub fn new(Shape(config, device_table): Shape) -> Self {
+    pub fn new(Shape(config, device_table): Shape, gicv4: Option<Version>) -> Self {
         let allowed = allowed(&config);
-        let host = HostileHost::new(config.its.clone());
+        let host = HostileHost::new(config.its.clone(), gicv4);
         let domain = Domain::new();
         let (present, most) = (config.vcpus.len(), config.max_vcpus);
         let vm = Vgic::new(&domain, config, host).unwrap();
@@ -82,8 +83,22 @@ impl Machine {
         };
 
         (1..present).for_each(|n| machine.power(n, true));
+        machine.set_up_direct();
         machine.heap.0 = heap::live();
         machine
+    }
+
+    /// Makes every vCPU and the first two devices of each ITS direct.
+    fn set_up_direct(&self) {
+        if let Some(part) = &self.vm.host().gicv4 {
+            for n in 0..self.vm.vcpu_count() {
+                let set = self.vm.set_direct_vcpu(&self.pin(), id(n), true);
+                assert_eq!(set, Ok(()));
+            }
+            for (its, device) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+                part.set_device(ItsId(its), DeviceId(device), true);
+            }
+        }
     }
 
     /// Sets the VM up as a guest's driver does: every interrupt enabled and in Group 1, some SPIs
@@ -186,6 +201,11 @@ impl Machine {
             Operation::Put(n) => self.put(self.vcpu(n)),
             Operation::Power(n, on) => self.power(self.vcpu(n), on),
             Operation::AddVcpu(n) => self.add_vcpu(n),
+            Operation::Msi(kind, device, number)
+                if self.vm.host().gicv4.is_some() && kind >> 1 & 7 >= 5 =>
+            {
+                self.direct(kind, device, number);
+            }
             _ => {
                 within(bounds::CONNECTION, || self.connect(operation));
                 within(bounds::INJECTION, || self.inject(operation));
@@ -488,7 +508,11 @@ impl Machine {
         match *operation {
             Operation::Msi(its, device, event) => {
                 let (its, device) = (ItsId(its & 1), DeviceId(device));
-                let _ = vm.inject_msi(pin, its, device, EventId(event));
+                let event = EventId(event);
+                let part = vm.host().gicv4.as_ref();
+                if !part.is_some_and(|part| part.sends_directly(its, device, event)) {
+                    let _ = vm.inject_msi(pin, its, device, event);
+                }
             }
             Operation::Spi(n, forward) => {
                 if let Some(intid) = spi(n) {
@@ -523,6 +547,34 @@ impl Machine {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// Makes a vCPU or a device direct, or ends that, or handles doorbells, perhaps in vain.
+    fn direct(&self, kind: u8, device: u32, number: u32) {
+        let Some(part) = &self.vm.host().gicv4 else {
+            return;
+        };
+        let (vm, pin) = (&self.vm, &self.pin());
+        let (n, on) = (self.vcpu(device as u8), number & 3 != 0);
+        match kind >> 1 & 7 {
+            5 => {
+                let set = vm.set_direct_vcpu(pin, id(n), on);
+                assert_eq!(set, Ok(()));
+            }
+            6 => {
+                let its = ItsId(kind & 1);
+                part.set_device(its, DeviceId(device), on);
+                let _ = vm.settle_direct(pin, its);
+            }
+            _ => {
+                let rung = if on { part.model.ring_vcpus() } else { vec![n] };
+                for n in rung {
+                    within(bounds::INJECTION, || {
+                        vm.doorbell(pin, id(n)).expect("a vCPU of the VM");
+                    });
+                }
+            }
         }
     }
 
@@ -583,6 +635,9 @@ impl Machine {
             }
         }
 
+        if let Some(part) = &self.vm.host().gicv4 {
+            let _ = part.model.take(cpu);
+        }
         if stay {
             return;
         }

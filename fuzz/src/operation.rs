@@ -53,7 +53,8 @@ pub enum Operation {
     Disturb(u8),
     /// A page of guest memory removed or restored.
     FlipPage(u8),
-    /// A device's write of `GITS_TRANSLATER`.
+    /// A device's write of `GITS_TRANSLATER`, of the ITS in bit 0. On a machine with a GICv4 and
+    /// with 5 to 7 in bits 3:1, a call about direct injection instead.
     Msi(u8, u32, u32),
     /// An SPI's edge. With the flag, a forwarded physical interrupt.
     Spi(u16, bool),

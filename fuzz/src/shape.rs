@@ -85,7 +85,8 @@ pub(crate) fn allowed(config: &Config) -> isize {
     let itses = config.its.iter().map(|its| {
         let levels = isize::from(its.device_bits.div_ceil(8));
         let (devices, events) = (its.max_devices as isize, its.max_events as isize);
-        devices * (256 + (levels - 1) * NODE) + events * 16
+        // 64 bytes of an event if it is direct.
+        devices * (256 + (levels - 1) * NODE) + events * (16 + 64)
     });
     let lpis = config.lpis as isize;
     SLACK + itses.sum::<isize>() + lpis * 160 + (lpis / 256 + 1) * NODE

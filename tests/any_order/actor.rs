@@ -7,14 +7,19 @@
 //!
 //! Every call has to return. At the end, a fresh VM has to work on the CPUs as they were left.
 
+#[path = "direct.rs"]
+mod direct;
+
 use std::cell::Cell;
 use std::ops::Deref;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use vgic::config::{GITS_TRANSLATER, ItsConfig};
 use vgic::cpu_interface::software::SoftwareInterface;
 use vgic::epoch::{CpuLocal, CpuPin, Domain};
+use vgic::gicv4::Gicv4;
 use vgic::intid::{Affinity, CpuId, DeviceId, EventId, IntId, ItsId, VcpuId};
 use vgic::mmio::Width;
 use vgic::state::{LateInterrupt, VmState};
@@ -22,6 +27,9 @@ use vgic::sysreg::SysReg;
 use vgic::{
     BadAddress, Config, Cpu, EntryError, Host, Injected, PhysicalInterrupt, PinnedCpu, Vgic,
 };
+
+use crate::gicv4::beside::Part;
+use crate::gicv4::{Model, Version};
 
 const GICD: u64 = 0x0800_0000;
 const GICR: u64 = 0x080a_0000;
@@ -56,6 +64,8 @@ pub trait Choices {
 /// Embedder and memory of one VM.
 pub struct Guest {
     queue: Mutex<Vec<u8>>,
+    /// The VM's part of the machine's GICv4, if it has one.
+    gicv4: Option<Part>,
 }
 
 /// Number of commands that map devices, collections and events, at the start of a guest's queue.
@@ -72,6 +82,7 @@ impl Default for Guest {
         queue.resize(QUEUE_BYTES, 0);
         Self {
             queue: Mutex::new(queue),
+            gicv4: None,
         }
     }
 }
@@ -106,6 +117,10 @@ impl Host for Guest {
     /// Accepts a pending table, and keeps none.
     fn write_memory(&self, gpa: u64, _bytes: &[u8]) -> Result<(), BadAddress> {
         (gpa & !0xffff == PENDING).then_some(()).ok_or(BadAddress)
+    }
+
+    fn gicv4(&self) -> Option<&dyn Gicv4> {
+        self.gicv4.as_ref().map(|part| part as &dyn Gicv4)
     }
 
     fn deactivate(&self, _physical: PhysicalInterrupt) {}
@@ -153,12 +168,27 @@ struct Registered {
 }
 
 /// The domains and VMs that all actors share.
-#[derive(Default)]
 pub struct Shared {
     domains: [Domain; 2],
+    /// The GICv4 of each domain's machine: a GICv4.0, and a GICv4.1.
+    gicv4s: [Arc<Model>; 2],
+    /// Number of VMs made so far.
+    made: AtomicU32,
     vms: [Mutex<Option<Arc<Placed>>>; 3],
     /// The state of a VM that was saved last.
     state: Mutex<Option<VmState>>,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            domains: Default::default(),
+            gicv4s: [Version::V4_0, Version::V4_1].map(|of| Arc::new(Model::new(of))),
+            made: AtomicU32::default(),
+            vms: Default::default(),
+            state: Mutex::default(),
+        }
+    }
 }
 
 impl Shared {
@@ -224,7 +254,8 @@ impl<'s, C: Choices> Actor<'s, C> {
             8 => self.tear_down(pins),
             9 => self.read_all(pins),
             10 => self.set_up(pins),
-            11..19 => self.hold(pins),
+            11..14 => self.direct(pins),
+            14..19 => self.hold(pins),
             19..34 => self.enter(pins),
             34..58 => self.run_call(pins),
             58..74 => self.inject(pins),
@@ -233,6 +264,7 @@ impl<'s, C: Choices> Actor<'s, C> {
             83..92 => self.command(pins),
             92..94 => self.save_or_restore(pins),
             94..96 => self.move_away(pins),
+            96..98 => self.direct(pins),
             _ => self.advance(pins),
         }
     }
@@ -370,12 +402,28 @@ impl<'s, C: Choices> Actor<'s, C> {
         let (place, domain) = (self.choices.below(3), self.choices.below(6) / 5);
         let vcpus = 1 + self.choices.below(3);
         let config = config(vcpus, vcpus + self.choices.below(2));
-        let vm = Vgic::new(&self.shared.domains[domain], config, Guest::default()).unwrap();
+        // Miri would look through pending tables for long.
+        let direct = !cfg!(miri) && self.choices.below(2) == 0;
+        let number = self.shared.made.fetch_add(1, Ordering::Relaxed);
+        let gicv4 = &self.shared.gicv4s[domain];
+        let guest = Guest {
+            gicv4: direct.then(|| Part::new(gicv4.clone(), number, |_, _, _| ())),
+            ..Guest::default()
+        };
+        let vm = Vgic::new(&self.shared.domains[domain], config, guest).unwrap();
         if self.choices.below(4) != 0 {
             for vcpu in 1..vcpus {
                 vm.power_on(VcpuId::new(vcpu).unwrap());
             }
-            self.with_cpu(&[], |_, _, pin| set_up(&vm, pin));
+            self.with_cpu(&[], |_, _, pin| {
+                for n in 0..3 {
+                    ignore(vm.set_direct_vcpu(pin, VcpuId::new(n).unwrap(), true));
+                    if let Some(part) = &vm.host().gicv4 {
+                        part.set_device(ItsId(0), DeviceId(n as u32), true);
+                    }
+                }
+                set_up(&vm, pin);
+            });
         }
         self.shared
             .put(place, Some(Arc::new(Placed { domain, vm })));
@@ -562,6 +610,8 @@ impl<'s, C: Choices> Actor<'s, C> {
             if entered.is_ok() {
                 registered.last.set((place, vcpu));
                 actor.be_guest(pin.cpu().interface());
+                let gicv4 = &actor.shared.gicv4s[registered.domain];
+                ignore(gicv4.take(usize::from(registered.cpu.id().0)));
             }
         });
     }

@@ -7,6 +7,15 @@
 )]
 mod actor;
 
+#[allow(
+    dead_code,
+    missing_docs,
+    unreachable_pub,
+    reason = "a module shared by several test programs, each using a part"
+)]
+#[path = "../common/gicv4.rs"]
+mod gicv4;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Barrier;
 
