@@ -70,7 +70,7 @@ pub trait Gicv4: Send + Sync {
     /// any machine with one ITS. Otherwise no vCPU has a virtual PE.
     fn vmovp_is_shared(&self) -> bool;
 
-    /// Executes commands on an ITS, and returns when they are done.
+    /// Executes at most 17 commands on an ITS, and returns when they are done.
     ///
     /// # Errors
     /// [`ItsFault`] if the ITS has not executed the commands within a bound of the embedder's

@@ -544,6 +544,7 @@ impl Gicv4 for Model {
     fn execute(&self, its: PhysicalIts, commands: &[Command]) -> Result<(), ItsFault> {
         assert_eq!(its, PhysicalIts(0));
         let mut state = self.0.lock().unwrap();
+        assert!(commands.len() <= 17, "{} commands at once", commands.len());
         state.work.0 += 1;
         state.work.1 += commands.len() as u64;
         for command in commands {

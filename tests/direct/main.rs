@@ -29,11 +29,16 @@ struct Direct {
 impl Direct {
     /// Returns a VM with `vcpus` vCPUs, none of which is direct yet.
     fn new(version: Version, vcpus: usize) -> Self {
+        let config = Config::new((0..vcpus).map(affinity).collect()).with_its(common::GITS);
+        Self::with_config(version, config)
+    }
+
+    fn with_config(version: Version, config: Config) -> Self {
         let model = Arc::new(Model::new(version));
         let host = TestHost::with_gicv4(model.clone());
         let config = Config {
             nassgi_cap: true,
-            ..Config::new((0..vcpus).map(affinity).collect()).with_its(common::GITS)
+            ..config
         };
         let machine = Machine::with_host(Arc::default(), 0, config, NEOVERSE, host);
         machine.set_up();
@@ -184,6 +189,8 @@ on_each_version! {
     a_save_has_what_the_hardware_had
     a_vcpu_without_a_virtual_pe_has_its_reason
     a_vm_that_is_taken_apart_makes_no_virtual_pe
+    a_vcpu_of_a_vm_without_lpis_has_a_virtual_pe
+    an_its_that_its_guest_disables_translates_no_msi
     an_its_that_stops_ends_direct_injection
     a_vcpu_that_becomes_direct_while_it_sleeps_is_woken
     a_vcpu_that_becomes_direct_in_the_guest_is_kicked
@@ -574,6 +581,35 @@ fn a_vm_that_is_taken_apart_makes_no_virtual_pe(version: Version) {
     this.machine.vm.teardown(&pin).unwrap();
     assert_eq!(this.set_vcpu(0, true), Err(DirectError::TornDown));
     this.model.check_empty();
+}
+
+/// Makes a vCPU direct whose INTIDs have 10 bits: fewer than the first virtual LPI has.
+fn a_vcpu_of_a_vm_without_lpis_has_a_virtual_pe(version: Version) {
+    let this = Direct::with_config(version, Config::new(vec![affinity(0)]));
+    assert_eq!(this.set_vcpu(0, true), Ok(()));
+    assert_eq!(this.serve(0), []);
+    assert_eq!(this.events(0), Ok(0));
+    this.finish();
+}
+
+fn an_its_that_its_guest_disables_translates_no_msi(version: Version) {
+    let (this, start) = Direct::started(version, 1);
+    let _its = start(&this);
+    assert!(this.msi(1));
+    this.machine.write(0, common::GITS, 0);
+    this.machine.advance();
+    assert_eq!(this.events(0), Ok(0));
+    assert_eq!(this.model.send(DEVICE, 0), Sent::Software);
+    assert!(this.machine.inject_msi(DEVICE, 0).is_err());
+
+    this.machine.write(0, common::GITS, 1);
+    this.machine.advance();
+    assert_eq!(this.events(0), Ok(4));
+    this.handle_doorbells();
+    assert_eq!(this.serve(0), [LPI + 1]);
+    assert!(this.msi(0));
+    assert_eq!(this.serve(0), [LPI]);
+    this.finish();
 }
 
 fn an_its_that_stops_ends_direct_injection(version: Version) {
