@@ -34,6 +34,9 @@ pub(crate) enum Event {
     Msi,
     /// An MSI that the host injects for a vCPU that runs, until it is handled.
     MsiRunning,
+    /// An MSI of a device, or of the host, to a vCPU that executed `WFI` long ago, until it is
+    /// handled.
+    MsiWaiting,
     /// An SGI to another vCPU of the CPU, followed by `WFI`, until the other vCPU has handled it.
     Switch,
 }
@@ -41,7 +44,7 @@ pub(crate) enum Event {
 #[allow(dead_code, reason = "each program that includes this uses its part")]
 impl Event {
     /// All events, in the order of the report.
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::Hypercall,
         Self::Read,
         Self::Enable,
@@ -54,6 +57,7 @@ impl Event {
         Self::Timer,
         Self::Msi,
         Self::MsiRunning,
+        Self::MsiWaiting,
         Self::Switch,
     ];
 
@@ -75,6 +79,7 @@ impl Event {
             Self::Timer => "timer",
             Self::Msi => "msi",
             Self::MsiRunning => "msi-running",
+            Self::MsiWaiting => "msi-waiting",
             Self::Switch => "switch",
         }
     }

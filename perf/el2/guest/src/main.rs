@@ -161,6 +161,7 @@ fn measure_others(tree: u64, has_devices: bool) {
         its.map_device(sender.device());
         its.map_event(sender.device(), Event::Msi as u32, FIRST_LPI + 1, OFF);
         its.map_event(sender.device(), Event::MsiRunning as u32, FIRST_LPI + 2, 1);
+        its.map_event(sender.device(), Event::MsiWaiting as u32, FIRST_LPI + 3, 1);
     }
 
     start_vcpu_1();
@@ -215,9 +216,18 @@ fn measure_all(its: &Its, sender: Option<&Sender>) {
             interrupt_and_wait(|| cpu::send_sgi(SGI, 1))
         });
     });
+    if let Some(sender) = sender {
+        announce(Event::MsiWaiting);
+        sender.prepare(Event::MsiWaiting);
+        for _ in 0..FEW_ROUNDS {
+            wait_until_asleep();
+            sleep(3000);
+            send_and_wait::<{ Event::MsiWaiting.begin() }>(sender, Event::MsiWaiting);
+        }
+    }
 }
 
-/// Measures the MSIs. There are no warm-up rounds: the sender's work is the same in each round.
+/// Measures the MSIs to vCPUs that do not sleep. There are no warm-up rounds: the sender's work is the same in each round.
 fn measure_msis(its: &Its, sender: &Sender) {
     announce(Event::Msi);
     sender.prepare(Event::Msi);
@@ -228,12 +238,16 @@ fn measure_msis(its: &Its, sender: &Sender) {
     announce(Event::MsiRunning);
     sender.prepare(Event::MsiRunning);
     for _ in 0..ROUNDS {
-        let before = HANDLED.load(Relaxed);
-        let counter = HANDLED.as_ptr().addr();
-        sender.send::<{ Event::MsiRunning.begin() }>(Event::MsiRunning, counter, || {
-            HANDLED.load(Relaxed) != before
-        });
+        send_and_wait::<{ Event::MsiRunning.begin() }>(sender, Event::MsiRunning);
     }
+}
+
+/// Has an MSI sent to vCPU 1, and waits until vCPU 1 has handled it.
+#[inline(always)]
+fn send_and_wait<const EVENT: u16>(sender: &Sender, event: Event) {
+    let before = HANDLED.load(Relaxed);
+    let counter = HANDLED.as_ptr().addr();
+    sender.send::<EVENT>(event, counter, || HANDLED.load(Relaxed) != before);
 }
 
 /// Measures an event in [`ROUNDS`] rounds.

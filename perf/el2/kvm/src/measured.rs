@@ -89,7 +89,11 @@ fn send_msi(request: u64, vm: &VmFd, memory: Memory) -> Result<()> {
     } else {
         let offset = counter.checked_sub(RAM).context("not in RAM")? as usize;
         let before = memory.read_word(offset)?;
-        mark::<{ Event::MsiRunning.begin() }>();
+        if number == Event::MsiRunning as u64 {
+            mark::<{ Event::MsiRunning.begin() }>();
+        } else {
+            mark::<{ Event::MsiWaiting.begin() }>();
+        }
         let delivered = vm.signal_msi(msi);
         while memory.read_word(offset)? == before {
             relax();

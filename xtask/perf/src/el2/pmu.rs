@@ -260,7 +260,7 @@ impl Measurement {
             let counted = match event {
                 // The emulator runs one CPU at a time: without marks, the vCPU that was woken goes
                 // to sleep again before the other one ends the event.
-                Event::SgiWaiting | Event::SgiAsleep => {
+                Event::SgiWaiting | Event::SgiAsleep | Event::MsiWaiting => {
                     Some(report.without_readings(&measured.sums, own))
                 }
                 // The mark's exit, which the plugin does not count, ends the interrupt.

@@ -24,6 +24,7 @@ pub(crate) const fn name(event: Event) -> &'static str {
         Event::Timer => "virtual timer, 50 us",
         Event::Msi => "MSI injected by the host",
         Event::MsiRunning => "MSI, to a running vCPU",
+        Event::MsiWaiting => "MSI, to a vCPU in WFI, for long",
         Event::Switch => "switch between two vCPUs",
     }
 }
@@ -48,9 +49,12 @@ const fn target(event: Event) -> u32 {
         | Event::SgiRunning
         | Event::Spi
         | Event::Lpi => 5,
-        Event::SgiWaiting | Event::SgiAsleep | Event::Timer | Event::MsiRunning | Event::Switch => {
-            4
-        }
+        Event::SgiWaiting
+        | Event::SgiAsleep
+        | Event::Timer
+        | Event::MsiRunning
+        | Event::MsiWaiting
+        | Event::Switch => 4,
         Event::Msi => 8,
     }
 }
