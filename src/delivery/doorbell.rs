@@ -15,11 +15,10 @@ pub(crate) fn ring<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) {
     // Before the work: the vCPU, if it looks for an interrupt at once, finds this one.
     let early = !mutant(Mutant::DoorbellNotedLate);
     if early {
-        residency::may_be_pending(vm, pin, vcpu);
+        residency::doorbell_rang(vm, pin, vcpu);
     }
     queue::notify(vm, pin, vcpu.id, NEW);
-    if !early {
-        residency::may_be_pending(vm, pin, vcpu);
+    if !early || mutant(Mutant::DoorbellDisabledLate) {
+        residency::doorbell_rang(vm, pin, vcpu);
     }
-    residency::disarm_doorbell(vm, pin, vcpu);
 }

@@ -19,15 +19,15 @@
 //!
 //! # No lost wake-up
 //! A virtual PE is resident while its vCPU is loaded and not blocked. A block makes it leave, reads
-//! `PendingLast`, sets BLOCKED in the residency word, and enables the doorbell. A virtual LPI that
+//! `PendingLast`, enables the doorbell, and sets BLOCKED in the residency word. A virtual LPI that
 //! comes before the virtual PE has left is in `PendingLast`. A later one makes the doorbell
 //! pending, which is taken at once or when the doorbell is enabled. Its handler gives the vCPU
 //! work, as a producer of any other interrupt does ([`crate::vm::residency`]).
 //!
 //! The doorbell stays enabled when the vCPU runs again: it is not raised for a resident virtual PE.
 //! If it rings for a vCPU that is not blocked, because the CPU runs another vCPU, the handler
-//! disables it. Both sides look at BLOCKED under the lock of the virtual PE: either the handler
-//! sees BLOCKED, or the block sees the doorbell disabled and enables it.
+//! disables it, and gives the vCPU work afterwards. If the vCPU is about to block, the work
+//! prevents or ends the block, and the next one enables the doorbell anew.
 //!
 //! A virtual PE of GICv4.1 asks for its doorbell as it leaves for a block, and the doorbell rings
 //! once. It may ring before BLOCKED is set: the work that the handler gives keeps the vCPU awake.

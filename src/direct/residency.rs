@@ -140,6 +140,11 @@ fn leave_direct<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu, departure: D
     } else {
         vpe.pending
     };
+    // A virtual PE of GICv4.1 has asked for its doorbell as it left.
+    if departure == Departure::Block && !vpe.doorbell_on && gic.v4_1().is_none() {
+        vpe.doorbell_on = true;
+        gic.set_doorbell(vpe.id, vpe.cpu, true);
+    }
     pending && groups != 0
 }
 
@@ -244,20 +249,9 @@ fn settled_vpendbaser(gic: &dyn Gicv4, cpu: CpuId) -> Result<u64, ItsFault> {
     Err(ItsFault)
 }
 
-/// Enables the doorbell of a vCPU that has just been marked as blocked, if it has a virtual PE. A
-/// virtual PE of GICv4.1 has asked for its doorbell as it left.
-pub(crate) fn arm_doorbell<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) {
-    with_vpe(vm, pin, vcpu, |gic, vpe| {
-        if !vpe.doorbell_on && gic.v4_1().is_none() {
-            vpe.doorbell_on = true;
-            gic.set_doorbell(vpe.id, vpe.cpu, true);
-        }
-    });
-}
-
-/// Notes that a virtual interrupt of a vCPU may be pending: the doorbell has rung, or a virtual LPI
-/// has become enabled. Returns true unless the virtual PE is resident, or the vCPU has none. The
-/// caller gives the vCPU work afterwards.
+/// Notes that a virtual interrupt of a vCPU may be pending: a virtual LPI has become enabled.
+/// Returns true unless the virtual PE is resident, or the vCPU has none. The caller gives the vCPU
+/// work afterwards.
 pub(crate) fn may_be_pending<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) -> bool {
     let mut off = false;
     with_vpe(vm, pin, vcpu, |_, vpe| {
@@ -268,11 +262,14 @@ pub(crate) fn may_be_pending<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu)
     off
 }
 
-/// Disables the doorbell of a vCPU unless the vCPU is blocked. After it has rung.
-pub(crate) fn disarm_doorbell<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) {
+/// Notes that the doorbell of a vCPU has rung, and disables the doorbell of a vCPU that is not
+/// blocked. The caller gives the vCPU work afterwards.
+pub(crate) fn doorbell_rang<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) {
     with_vpe(vm, pin, vcpu, |gic, vpe| {
-        let blocked = vcpu.residency.get().is_blocked() && !mutant(Mutant::BlockedDoorbellDisabled);
-        if vpe.doorbell_on && !blocked {
+        // The redistributor signals the virtual interrupts of a resident virtual PE.
+        vpe.pending |= !vpe.resident;
+
+        if vpe.doorbell_on && !vcpu.residency.get().is_blocked() {
             vpe.doorbell_on = false;
             gic.set_doorbell(vpe.id, vpe.cpu, false);
         }

@@ -104,20 +104,13 @@ fn block_direct<H: Host, I: CpuInterface>(
     vcpu: &Vcpu,
 ) -> Blocked {
     let pending = direct::residency::leave(vm, pin, vcpu, Departure::Block);
-    let armed_early = mutant(Mutant::DoorbellEnabledEarly);
-    if armed_early {
-        direct::residency::arm_doorbell(vm, pin, vcpu);
-    }
     if pending && takes_virtual(vm, cpu, vcpu) || !vcpu.residency.block() {
         direct::residency::enter(vm, pin, vcpu);
         return Blocked::No;
     }
 
-    if !armed_early {
-        direct::residency::arm_doorbell(vm, pin, vcpu);
-    }
     // The entry makes the virtual PE resident.
-    cpu.local().loaded().set_not_entered();
+    cpu.local().loaded().set_blocked(vcpu.key);
     Blocked::Yes
 }
 

@@ -106,6 +106,43 @@ unsafe fn enter_blocked<H: Host, I: CpuInterface>(
     pin: &CpuPin<'_>,
     vcpu: &Vcpu,
 ) {
+    if vm.direct.is_some() {
+        // SAFETY: the caller promises that `cpu` has the vCPU.
+        unsafe { enter_blocked_direct(vm, cpu, pin, vcpu) };
+    } else {
+        // SAFETY: the caller promises that `cpu` has the vCPU.
+        unsafe { end_blocked(vm, cpu, pin, vcpu) };
+    }
+}
+
+/// Enters a vCPU that is blocked, whose virtual PE, if it has one, has left the CPU.
+///
+/// # Safety
+/// `cpu` has the vCPU.
+// Out of line: saves 6 of the 728 instructions of an MSI by software to a vCPU in WFI.
+#[inline(never)]
+unsafe fn enter_blocked_direct<H: Host, I: CpuInterface>(
+    vm: &Vm<H>,
+    cpu: &Cpu<I>,
+    pin: &CpuPin<'_>,
+    vcpu: &Vcpu,
+) {
+    direct::residency::enter(vm, pin, vcpu);
+    // SAFETY: the caller promises that `cpu` has the vCPU.
+    unsafe { end_blocked(vm, cpu, pin, vcpu) };
+}
+
+/// Marks a blocked vCPU as in the guest, and updates its list registers.
+///
+/// # Safety
+/// `cpu` has the vCPU.
+#[inline(always)]
+unsafe fn end_blocked<H: Host, I: CpuInterface>(
+    vm: &Vm<H>,
+    cpu: &Cpu<I>,
+    pin: &CpuPin<'_>,
+    vcpu: &Vcpu,
+) {
     debug_assert!(vcpu.residency.get().is_blocked());
     // SAFETY: the caller promises that `cpu` has the vCPU.
     if let Some(mut shadow) = unsafe { vcpu.borrow_shadow() } {
@@ -161,14 +198,14 @@ fn enter_slow<H: Host, I: CpuInterface>(
         }
     }
 
-    direct::residency::enter(vm, pin, vcpu);
     if vcpu.residency.get().is_blocked() {
-        // A vCPU with a virtual PE, or one that was put while blocked.
+        // Put while blocked.
         // SAFETY: `shadow` has found that this CPU has the vCPU, or `load` has loaded it.
         unsafe { enter_blocked(vm, cpu, pin, vcpu) };
         return Ok(());
     }
 
+    direct::residency::enter(vm, pin, vcpu);
     let work = consume_work(vm, cpu, vcpu);
     cpu.local().loaded().set_in_guest(vcpu.key);
     // SAFETY: `shadow` has found that this CPU has the vCPU, or `load` has loaded it.

@@ -112,13 +112,6 @@ impl Loaded {
         self.set_out(key.blocked());
     }
 
-    /// Records that the loaded vCPU is neither in the guest nor out of it: its next entry takes the
-    /// slow path.
-    pub(crate) fn set_not_entered(&self) {
-        self.in_guest.set(VcpuKey::NONE);
-        self.out.set(VcpuKey::NONE);
-    }
-
     /// Records the loaded vCPU, before its first entry on the CPU, or none.
     pub(super) fn set(&self, vcpu: Option<NonNull<()>>) {
         self.in_guest.set(VcpuKey::NONE);

@@ -292,10 +292,8 @@ mutants! {
     PendingLastUnread: "direct", "msi_against_block", "";
     /// A doorbell's handler notes the virtual LPI only after it has given the vCPU work.
     DoorbellNotedLate: "direct", "msi_against_a_second_block", "";
-    /// A doorbell's handler disables the doorbell of a vCPU that is blocked.
-    BlockedDoorbellDisabled: "direct", "late_doorbell_against_block", "";
-    /// A block enables the doorbell first, and marks the vCPU as blocked then.
-    DoorbellEnabledEarly: "direct", "late_doorbell_against_block", "";
+    /// A doorbell's handler disables the doorbell after it has given the vCPU work.
+    DoorbellDisabledLate: "direct", "late_doorbell_against_block", "";
     /// A virtual PE of GICv4.1 whose vCPU blocks does not ask for its doorbell.
     NoDoorbellAsked: "direct", "msi_against_block_with_a_default_doorbell", "";
     /// A changed configuration of virtual SGIs is not brought to the hardware.
