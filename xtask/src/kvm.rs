@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use crate::boot::hypervisor::built;
 use crate::boot::initramfs::Initramfs;
 use crate::provision::apt::{self, For};
-use crate::provision::kernel::{self, Kernel};
+use crate::provision::kernel::{self, Drivers, Kernel};
 use crate::provision::toolchain::{self, cargo};
 use crate::{console, project};
 
@@ -29,7 +29,17 @@ pub struct Host {
 impl Host {
     /// Builds the client and packs it with the flat image of a guest. Files go to `scratch`.
     pub fn new(guest: &Path, scratch: &Path) -> Result<Self> {
-        let kernel = kernel::provide(RELEASE, &apt::Lazy::new(For::Guest))?;
+        Self::with_drivers(guest, scratch, Drivers::Workload)
+    }
+
+    /// Builds the client as [`Host::new`] does, and packs it also with the drivers by which it
+    /// passes a device through.
+    pub fn with_device(guest: &Path, scratch: &Path) -> Result<Self> {
+        Self::with_drivers(guest, scratch, Drivers::Vfio)
+    }
+
+    fn with_drivers(guest: &Path, scratch: &Path, drivers: Drivers) -> Result<Self> {
+        let kernel = kernel::provide(RELEASE, drivers, &apt::Lazy::new(For::Guest))?;
         toolchain::linux()?;
         console::step("Building the client of /dev/kvm");
         let mut command = package(cargo("build"), "el2-kvm");
@@ -43,8 +53,17 @@ impl Host {
         archive.file("init", &fs::read(client)?)?;
         archive.file("guest", &fs::read(guest)?)?;
         // The client mounts file systems there.
-        archive.directory("dev")?;
-        archive.directory("proc")?;
+        for directory in ["dev", "proc", "sys"] {
+            archive.directory(directory)?;
+        }
+        if drivers == Drivers::Vfio {
+            // In the order of their names.
+            archive.directory("modules")?;
+            for module in &kernel.modules {
+                let name = module.file_name().unwrap_or_default().to_string_lossy();
+                archive.file(&format!("modules/{name}"), &fs::read(module)?)?;
+            }
+        }
         let initramfs = scratch.join("initramfs");
         fs::write(&initramfs, archive.finish()?).context("cannot write the initial RAM disk")?;
         Ok(Self { kernel, initramfs })
@@ -52,8 +71,13 @@ impl Host {
 
     /// Adds the kernel, and the client's arguments, to QEMU's command line.
     pub fn boot(&self, command: &mut Command, arguments: &str) {
+        self.boot_with(command, "", arguments);
+    }
+
+    /// Adds the kernel with a parameter, and the client's arguments, to QEMU's command line.
+    pub fn boot_with(&self, command: &mut Command, parameter: &str, arguments: &str) {
         // nokaslr: the addresses of functions are those of the symbols.
-        let append = format!("console=ttyAMA0 quiet nokaslr panic=-1 -- {arguments}");
+        let append = format!("console=ttyAMA0 quiet nokaslr panic=-1 {parameter} -- {arguments}");
         command
             .arg("-kernel")
             .arg(&self.kernel.image)

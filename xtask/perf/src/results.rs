@@ -17,7 +17,7 @@ commit that it was measured on. Times are nanoseconds of CPU time of the thread 
 machine makes a run longer, not the figures worse. Instruction counts are exact.\n";
 
 /// The sections, in their order.
-const SECTIONS: [&str; 8] = [
+const SECTIONS: [&str; 9] = [
     "Targets on the host",
     "Loads",
     "Operations",
@@ -26,6 +26,7 @@ const SECTIONS: [&str; 8] = [
     "Instructions on the host",
     "The CPU's own counters",
     "Cache lines between CPUs",
+    "Direct injection",
 ];
 
 /// Writes the file: sections that this run has measured anew, the rest as it is.
@@ -73,6 +74,9 @@ fn sections(run: &Run) -> Vec<(&'static str, String)> {
     }
     if let Some(el2) = run.el2.as_ref().filter(|el2| el2.kvm.is_some()) {
         add(SECTIONS[4], el2::summary::results(el2));
+    }
+    if let Some(direct) = run.direct.as_ref().filter(|direct| direct.kvm.is_some()) {
+        add(SECTIONS[8], el2::direct::results(direct));
     }
     if let Some(instructions) = &run.instructions {
         add(SECTIONS[5], counts(instructions));

@@ -10,7 +10,8 @@ use super::{BootOptions, Kernel, checks, part, peer};
 
 use crate::image::{self, Image};
 use crate::provision::apt::{self, For};
-use crate::provision::{busybox, cached, firmware, kernel};
+use crate::provision::kernel::{self, Drivers};
+use crate::provision::{busybox, cached, firmware};
 
 /// The kernel of a guest without devices.
 const DEFAULT_KERNEL: &str = "6.12";
@@ -53,7 +54,7 @@ pub(crate) fn prepare(options: &BootOptions, scratch: &Path) -> Result<Guest> {
     let (disk, disk_sum) = disk()?;
     let (kernel_name, kernel, modules) = match &options.kernel {
         Kernel::Debian(release) => {
-            let debian = kernel::provide(release, &apt)?;
+            let debian = kernel::provide(release, Drivers::Workload, &apt)?;
             (debian.version, debian.image, debian.modules)
         }
         Kernel::Image(path) => (
@@ -110,7 +111,7 @@ pub(crate) fn without_devices(
     apt: &apt::Lazy,
     scratch: &Path,
 ) -> Result<(PathBuf, PathBuf)> {
-    let kernel = kernel::provide(DEFAULT_KERNEL, apt)?;
+    let kernel = kernel::provide(DEFAULT_KERNEL, Drivers::Workload, apt)?;
     let left_out = checks::LONG_STEPS.join(" ");
     let rounds = rounds(vcpus);
     let configuration = format!("MODE=workload\nROUNDS={rounds}\nLEFT_OUT=\"uart {left_out}\"\n");

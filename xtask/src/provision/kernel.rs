@@ -12,8 +12,32 @@ use super::modules::Modules;
 use super::{cached, files_below};
 use crate::console;
 
-/// The drivers of the workload's devices. Those built into a kernel are left out for it.
-const DRIVERS: [&str; 4] = ["virtio_pci", "virtio_blk", "virtio_net", "virtio_rng"];
+/// Drivers of a kernel. Those built into a kernel are left out for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Drivers {
+    /// Those of the workload's devices.
+    Workload,
+    /// Those by which a process passes a PCI function through to a VM.
+    Vfio,
+}
+
+impl Drivers {
+    /// Returns the names of the modules.
+    const fn names(self) -> &'static [&'static str] {
+        match self {
+            Self::Workload => &["virtio_pci", "virtio_blk", "virtio_net", "virtio_rng"],
+            Self::Vfio => &["vfio_iommu_type1", "vfio_pci"],
+        }
+    }
+
+    /// Returns the end of the name of the directory that a kernel with these drivers is kept in.
+    const fn suffix(self) -> &'static str {
+        match self {
+            Self::Workload => "",
+            Self::Vfio => "-vfio",
+        }
+    }
+}
 
 /// A kernel and its drivers.
 #[derive(Debug)]
@@ -27,8 +51,8 @@ pub struct Kernel {
 }
 
 /// Returns Debian's cloud kernel of a release such as `6.12`.
-pub fn provide(release: &str, apt: &Lazy) -> Result<Kernel> {
-    let name = format!("linux-{release}-cloud-arm64");
+pub fn provide(release: &str, drivers: Drivers, apt: &Lazy) -> Result<Kernel> {
+    let name = format!("linux-{release}-cloud-arm64{}", drivers.suffix());
     let place = cached(
         &name,
         &format!("Debian's kernel {release} for arm64"),
@@ -38,7 +62,7 @@ pub fn provide(release: &str, apt: &Lazy) -> Result<Kernel> {
             console::detail(format!("{} {}", package.name, package.version));
             let unpacked = into.join("unpacked");
             apt.unpack(&[package], &unpacked)?;
-            keep_what_is_needed(&unpacked, into)?;
+            keep_what_is_needed(&unpacked, into, drivers)?;
             fs::remove_dir_all(unpacked)?;
             Ok(())
         },
@@ -79,7 +103,7 @@ fn find(apt: &Apt, release: &str) -> Result<Package> {
 }
 
 /// Picks the image and the drivers out of an unpacked package.
-fn keep_what_is_needed(unpacked: &Path, into: &Path) -> Result<()> {
+fn keep_what_is_needed(unpacked: &Path, into: &Path, drivers: Drivers) -> Result<()> {
     for path in files_below(&unpacked.join("boot"))? {
         let file = path.file_name().unwrap_or_default().to_string_lossy();
         if let Some(version) = file.strip_prefix("vmlinuz-") {
@@ -89,7 +113,7 @@ fn keep_what_is_needed(unpacked: &Path, into: &Path) -> Result<()> {
     }
     let modules = into.join("modules");
     fs::create_dir(&modules)?;
-    let drivers = Modules::below(unpacked)?.load_order(&DRIVERS)?;
+    let drivers = Modules::below(unpacked)?.load_order(drivers.names())?;
     for (position, module) in drivers.into_iter().enumerate() {
         fs::write(
             modules.join(format!("{position:02}-{}.ko", module.name)),

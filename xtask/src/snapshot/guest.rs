@@ -28,7 +28,7 @@ pub(super) struct Guest {
 /// Puts the guest together. The file system goes to `scratch`.
 pub(super) fn prepare(scratch: &Path) -> Result<Guest> {
     let apt = apt::Lazy::new(For::Guest);
-    let debian = kernel::provide(RELEASE, &apt)?;
+    let debian = kernel::provide(RELEASE, kernel::Drivers::Workload, &apt)?;
     let busybox = busybox::provide(&apt)?;
     let witness = witness()?;
 

@@ -120,6 +120,17 @@ impl Counts {
         &self.0[event as usize]
     }
 
+    /// Makes counts of one round of each event, with this number of instructions.
+    #[cfg(test)]
+    pub(super) fn of_all(instructions: u64) -> Self {
+        let mut counts = Self(Default::default());
+        for sums in &mut counts.0 {
+            sums.rounds = 1;
+            sums.rest.instructions = instructions;
+        }
+        counts
+    }
+
     /// Returns the sums of the event with this number.
     fn sums(&mut self, number: &str) -> Result<&mut Sums> {
         let number: usize = number.parse()?;

@@ -1,5 +1,6 @@
 //! The emulated machine: the same for both hypervisors, and a run of it.
 
+use std::fmt;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
@@ -19,6 +20,10 @@ use xtask::provision::qemu::Qemu;
 /// QEMU's arguments for the machine, which the report names.
 pub(crate) const FLAGS: &str = "-machine virt,gic-version=3,virtualization=on -cpu neoverse-n1 \
      -accel tcg,thread=single -icount shift=0,sleep=off -m 512M -smp 4";
+
+/// QEMU's arguments for the machine with a GICv4. The SMMU is for devices that are passed through.
+pub(crate) const DIRECT_FLAGS: &str = "-machine virt,gic-version=4,virtualization=on,iommu=smmuv3 \
+     -cpu neoverse-n1 -accel tcg,thread=single -icount shift=0,sleep=off -m 512M -smp 4";
 
 /// Argument that reduces the machine to one CPU, for hyp: its vCPUs go to any CPU that is idle.
 const ONE_CPU: [&str; 2] = ["-smp", "1"];
@@ -41,12 +46,29 @@ const LIMIT: Duration = Duration::from_secs(400);
 /// The beginning of a line of the console that tells of progress.
 const PROGRESS: &str = "guest: ";
 
+/// The way of a device's MSIs to a vCPU, on a machine with a GICv4.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Delivery {
+    /// The hypervisor takes each MSI and injects it.
+    ListRegisters,
+    /// The ITS sends it to a virtual PE.
+    Direct,
+}
+
+impl fmt::Display for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ListRegisters => "list registers",
+            Self::Direct => "direct injection",
+        })
+    }
+}
+
 /// The set-up that the runs have in common.
 pub(crate) struct Run<'a> {
     qemu: &'a Qemu,
     plugin: &'a Path,
     scratch: &'a Path,
-    gic: u8,
 }
 
 /// The outcome of a run.
@@ -64,13 +86,7 @@ impl<'a> Run<'a> {
             qemu,
             plugin,
             scratch,
-            gic: 3,
         }
-    }
-
-    /// Gives the machine a GIC of version 3 or 4.
-    pub(crate) fn with_gic(self, gic: u8) -> Self {
-        Self { gic, ..self }
     }
 
     /// Runs the guest under hyp. A device that sends messages when it is told to stands for the
@@ -91,21 +107,48 @@ impl<'a> Run<'a> {
 
     /// Runs hyp with `options` of the guest's module and more arguments for QEMU.
     fn run_hyp(&self, programs: &Programs, options: &str, more: &[&str]) -> Result<Counted> {
-        let guest = programs.guest.display();
-        let module = format!("guest-loader,addr={MODULE:#x},kernel={guest}{options}");
-        self.run(|command| {
+        self.run(FLAGS, |command| add_hyp(command, programs, options, more))
+    }
+
+    /// Runs the guest under hyp on a machine with a GICv4: with the whole machine, and with one CPU
+    /// and the device.
+    pub(crate) fn under_hyp_by(&self, programs: &Programs, delivery: Delivery) -> Result<String> {
+        let option = match delivery {
+            Delivery::ListRegisters => "hyp.direct=off",
+            Delivery::Direct => "hyp.direct=on",
+        };
+        let whole = self.run(DIRECT_FLAGS, |command| {
+            let more = ["-device", "edu", "-append", option];
+            add_hyp(command, programs, "", &more)
+        })?;
+        let one_cpu = self.run(DIRECT_FLAGS, |command| {
+            // A vCPU has a virtual PE if the VM has a device.
+            let options = format!(",bootargs=hyp.vcpus=2 hyp.pci=00:01.0 {option}");
+            add_hyp(command, programs, &options, &["-device", "edu"]).args(ONE_CPU)
+        })?;
+        Ok(whole.counts + &one_cpu.counts)
+    }
+
+    /// Runs the guest under the KVM of a Linux kernel on a machine with a GICv4. For direct
+    /// injection its vCPUs have virtual PEs, and MSIs come from a device that is passed through.
+    pub(crate) fn under_kvm_by(&self, host: &Host, delivery: Delivery) -> Result<String> {
+        let map = self.map();
+        let (parameter, word) = match delivery {
+            Delivery::ListRegisters => ("kvm-arm.vgic_v4_enable=0", "measured"),
+            Delivery::Direct => ("kvm-arm.vgic_v4_enable=1", "passed-through"),
+        };
+        let counted = self.run(DIRECT_FLAGS, |command| {
+            command.args(CLIENTS_FILES).args(["-device", "edu"]);
+            host.boot_with(command, parameter, &format!("{word} {}", map.display()));
             command
-                .arg("-kernel")
-                .arg(&programs.hyp)
-                .args(["-device", &module])
-                .args(more)
-        })
+        })?;
+        Ok(counted.counts)
     }
 
     /// Runs the guest under the KVM of a Linux kernel.
     pub(crate) fn under_kvm(&self, host: &Host) -> Result<String> {
         let map = self.map();
-        let counted = self.run(|command| {
+        let counted = self.run(FLAGS, |command| {
             command.args(CLIENTS_FILES);
             host.boot(command, &format!("measured {}", map.display()));
             command
@@ -115,7 +158,7 @@ impl<'a> Run<'a> {
 
     /// Runs a program that is loaded as an ELF file at EL2.
     pub(crate) fn alone(&self, elf: &Path) -> Result<String> {
-        let counted = self.run(|command| command.arg("-kernel").arg(elf))?;
+        let counted = self.run(FLAGS, |command| command.arg("-kernel").arg(elf))?;
         Ok(counted.counts)
     }
 
@@ -124,14 +167,12 @@ impl<'a> Run<'a> {
         self.scratch.join("map")
     }
 
-    /// Runs the machine with the arguments that `add` adds.
-    fn run(&self, add: impl FnOnce(&mut Command) -> &mut Command) -> Result<Counted> {
+    /// Runs the machine of these flags with the arguments that `add` adds.
+    fn run(&self, flags: &str, add: impl FnOnce(&mut Command) -> &mut Command) -> Result<Counted> {
         let out = self.scratch.join("counts");
         let mut command = self.qemu.command()?;
         command
-            .args(FLAGS.split_whitespace())
-            // The last of two values counts.
-            .args(["-machine", &format!("gic-version={}", self.gic)])
+            .args(flags.split_whitespace())
             .args(["-nodefaults", "-display", "none", "-no-reboot"])
             .args(["-serial", "stdio", "-monitor", "none", "-plugin"])
             .arg(plugin_argument(
@@ -145,6 +186,22 @@ impl<'a> Run<'a> {
         fs::remove_file(&out)?;
         Ok(Counted { counts, console })
     }
+}
+
+/// Adds hyp, the guest with `options` of its module, and more arguments.
+fn add_hyp<'c>(
+    command: &'c mut Command,
+    programs: &Programs,
+    options: &str,
+    more: &[&str],
+) -> &'c mut Command {
+    let guest = programs.guest.display();
+    let module = format!("guest-loader,addr={MODULE:#x},kernel={guest}{options}");
+    command
+        .arg("-kernel")
+        .arg(&programs.hyp)
+        .args(["-device", &module])
+        .args(more)
 }
 
 /// Formats a plugin's argument, with the files that the plugin's own arguments name. QEMU splits it

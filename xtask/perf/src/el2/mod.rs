@@ -11,7 +11,7 @@
 //!   instructions;
 //! * [`known`]: a program whose counts are known, against which the plugin is held;
 //! * [`pmu`]: hyp's own measurement, beside the plugin's;
-//! * [`table`]: the comparison; [`profile`]: the instructions of one event by function;
+//! * [`table`]: the comparison; [`direct`]: that of direct injection; [`profile`]: the instructions of one event by function;
 //! * [`summary`], [`plot`]: the published tables and the plot.
 
 #[path = "../../../../perf/el2/plugin/src/branch.rs"]
@@ -22,6 +22,7 @@ mod code;
 #[path = "../../../../perf/el2/plugin/src/code_map.rs"]
 mod code_map;
 pub(crate) mod counts;
+pub(crate) mod direct;
 #[path = "../../../../perf/el2/event.rs"]
 mod event;
 pub(crate) mod known;
@@ -58,7 +59,6 @@ use xtask::{console, project};
 pub(crate) fn measure(
     compare: bool,
     profile: Option<Option<Event>>,
-    gic: u8,
     reports: &Path,
 ) -> Result<Outcome> {
     let scratch = project::scratch()?;
@@ -67,7 +67,7 @@ pub(crate) fn measure(
     let programs = build::programs(scratch)?;
 
     console::step("Counting instructions at EL2 under hyp");
-    let run = machine::Run::new(&qemu, &programs.plugin, scratch).with_gic(gic);
+    let run = machine::Run::new(&qemu, &programs.plugin, scratch);
     let hypervisor = Hypervisor::load(&programs.hyp_elf)?;
     fs::write(run.map(), hypervisor.code_map()?).context("cannot write the map of the code")?;
     let counted = run.under_hyp(&programs)?.counts + &run.under_hyp_on_one_cpu(&programs)?.counts;
@@ -90,12 +90,7 @@ pub(crate) fn measure(
     let outcome = Outcome::new(&ours, theirs.as_ref(), qemu.version, version);
     outcome.print();
 
-    let profiled = match profile {
-        None => &[],
-        Some(Some(ref event)) => std::slice::from_ref(event),
-        Some(None) => &Event::ALL[..],
-    };
-    for &event in profiled {
+    for &event in profile::chosen(&profile) {
         profile::print("hyp", event, ours.of(event));
         if let Some(theirs) = &theirs {
             profile::print("KVM", event, theirs.of(event));

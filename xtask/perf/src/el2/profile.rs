@@ -89,6 +89,15 @@ fn listing(event: Event, sums: &Sums, code: &impl Attribute) -> String {
     text
 }
 
+/// Returns the events that `--profile` chooses: none, one, or all.
+pub(crate) fn chosen(profile: &Option<Option<Event>>) -> &[Event] {
+    match profile {
+        None => &[],
+        Some(Some(event)) => std::slice::from_ref(event),
+        Some(None) => &Event::ALL,
+    }
+}
+
 /// Disassembles an instruction.
 fn disassembled(word: u32) -> String {
     let bytes = word.to_le_bytes();

@@ -127,7 +127,7 @@ pub(crate) struct Cost {
 
 impl Cost {
     /// Works the cost of one round out.
-    fn of(sums: &Sums) -> Self {
+    pub(super) fn of(sums: &Sums) -> Self {
         let (vgic, rest) = (Part::of(sums, sums.vgic), Part::of(sums, sums.rest));
         Self {
             rounds: sums.rounds,
