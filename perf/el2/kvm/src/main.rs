@@ -8,6 +8,8 @@
 //!   device tree has no device that sends MSIs: the client sends them when the guest asks. Before
 //!   the guest starts, the client writes the map of the kernel's code ([`symbols`]) to a file of
 //!   the emulator's host.
+//! * `-- passed-through FILE`: the measured guest, with the MSIs of a device of the machine, which
+//!   VFIO passes through ([`passed_through`]).
 //! * `-- crowd FILE VCPUS`: the guest whose vCPUs all take part in a load ([`crowd`]), each pinned
 //!   to a CPU. The client writes the map of the kernel's code first.
 //! * `-- conformance VCPUS WORD...`: the [`conformance`] guest, with the words as its command line.
@@ -34,6 +36,8 @@ mod measured;
 #[cfg(target_arch = "aarch64")]
 #[path = "../../names.rs"]
 mod names;
+#[cfg(target_arch = "aarch64")]
+mod passed_through;
 #[cfg(target_arch = "aarch64")]
 mod run;
 #[cfg(target_arch = "aarch64")]
@@ -72,9 +76,9 @@ fn run() -> anyhow::Result<()> {
         number.context("no number of vCPUs")
     };
     match words.first().context("no guest")?.as_str() {
-        "measured" => {
+        word @ ("measured" | "passed-through") => {
             symbols::write_map(words.get(1).context("no file")?)?;
-            measured::run_guest(GUEST)
+            measured::run_guest(GUEST, word == "passed-through")
         }
         "crowd" => {
             symbols::write_map(words.get(1).context("no file")?)?;

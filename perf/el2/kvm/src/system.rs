@@ -9,9 +9,13 @@ use std::ptr;
 use anyhow::{Context, Result, ensure};
 use kvm_state::PAGE;
 
-/// Mounts /dev and /proc. A failure shows at the first use.
+/// Mounts /dev, /proc and /sys. A failure shows at the first use.
 pub(crate) fn mount_all() {
-    for (kind, place) in [(c"devtmpfs", c"/dev"), (c"proc", c"/proc")] {
+    for (kind, place) in [
+        (c"devtmpfs", c"/dev"),
+        (c"proc", c"/proc"),
+        (c"sysfs", c"/sys"),
+    ] {
         let (kind, place): (&CStr, &CStr) = (kind, place);
         // SAFETY: the strings are C strings, and these file systems take no data.
         unsafe { libc::mount(kind.as_ptr(), place.as_ptr(), kind.as_ptr(), 0, ptr::null()) };

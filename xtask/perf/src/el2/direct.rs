@@ -1,5 +1,5 @@
 //! Direct injection beside list registers, on one machine with a GICv4, and beside Linux KVM
-//! without virtual PEs and with them.
+//! without virtual PEs, with them, and with direct injection.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -30,8 +30,8 @@ struct Row {
     event: String,
     list_registers: Cost,
     direct: Cost,
-    /// KVM's without virtual PEs, and with them.
-    kvm: Option<[Cost; 2]>,
+    /// KVM's without virtual PEs, with them, and with direct injection.
+    kvm: Option<[Cost; 3]>,
     /// Whether a limit on the cost is met, if there is one.
     met: Option<bool>,
 }
@@ -47,9 +47,9 @@ pub(crate) struct Outcome {
 }
 
 impl Row {
-    fn new(event: Event, ours: &[Counts; 2], theirs: Option<&[Counts; 2]>) -> Self {
-        let costs = |counts: &[Counts; 2]| counts.each_ref().map(|one| Cost::of(one.of(event)));
-        let [list_registers, direct] = costs(ours);
+    fn new(event: Event, ours: &[Counts; 2], theirs: Option<&[Counts; 3]>) -> Self {
+        let cost = |counts: &Counts| Cost::of(counts.of(event));
+        let [list_registers, direct] = ours.each_ref().map(cost);
         let instructions = |cost: &Cost| cost.all.instructions;
         let limit = match event {
             Event::MsiRunning => Some(0.0),
@@ -61,7 +61,7 @@ impl Row {
             met: limit.map(|limit| instructions(&direct) <= limit),
             list_registers,
             direct,
-            kvm: theirs.map(costs),
+            kvm: theirs.map(|theirs| theirs.each_ref().map(cost)),
         }
     }
 
@@ -74,14 +74,12 @@ impl Row {
 }
 
 impl Outcome {
-    fn new(ours: &[Counts; 2], theirs: Option<&[Counts; 2]>, qemu: String) -> Self {
+    fn new(ours: &[Counts; 2], theirs: Option<&[Counts; 3]>, qemu: String) -> Self {
         Self {
             qemu,
             flags: DIRECT_FLAGS.to_owned(),
             kvm: None,
-            events: Event::ALL
-                .map(|event| Row::new(event, ours, theirs))
-                .into(),
+            events: Event::ALL.map(|event| Row::new(event, ours, theirs)).into(),
         }
     }
 
@@ -97,7 +95,7 @@ impl Outcome {
             "at EL2, for one event", "list reg", "direct"
         );
         if self.kvm.is_some() {
-            head += &format!(" {:>8} {:>8}", "KVM", "KVM vPE");
+            head += &format!(" {:>8} {:>8} {:>8}", "KVM", "vPEs", "direct");
         }
         console::say(&head);
         for row in &self.events {
@@ -115,8 +113,8 @@ impl Outcome {
     }
 }
 
-/// Counts under hyp by list registers and with direct injection, and under KVM without virtual PEs
-/// and with them if `compare` asks for it, and prints the table.
+/// Counts under hyp by list registers and with direct injection, and under KVM if `compare` asks for
+/// it, and prints the table.
 ///
 /// With `profiled`, also shows the instructions of one event, or of each, by function.
 pub(crate) fn measure(
@@ -133,14 +131,13 @@ pub(crate) fn measure(
     let hypervisor = Hypervisor::load(&programs.hyp_elf)?;
     fs::write(run.map(), hypervisor.code_map()?).context("cannot write the map of the code")?;
     let count = |delivery: Delivery| {
-        console::step(format!("Counting instructions at EL2 under hyp: {delivery}"));
+        console::step(format!(
+            "Counting instructions at EL2 under hyp: {delivery}"
+        ));
         let counted = run.under_hyp_by(&programs, delivery)?;
         Counts::read(&counted, &hypervisor).context("the plugin's counts")
     };
-    let ours = [
-        count(Delivery::ListRegisters)?,
-        count(Delivery::Direct)?,
-    ];
+    let ours = [count(Delivery::ListRegisters)?, count(Delivery::Direct)?];
 
     let host = match compare {
         true => Some(Host::with_device(&programs.guest, scratch)?),
@@ -153,11 +150,13 @@ pub(crate) fn measure(
                 "Counting instructions at EL2 under KVM of {version}: {delivery}"
             ));
             let counted = run.under_kvm_by(host, delivery)?;
-            let map = fs::read_to_string(run.map()).context("the client left no map of the code")?;
+            let map =
+                fs::read_to_string(run.map()).context("the client left no map of the code")?;
             Counts::read(&counted, &Kernel::read(&map)).context("the plugin's counts")
         };
         anyhow::Ok([
             count(Delivery::ListRegisters)?,
+            count(Delivery::VirtualPe)?,
             count(Delivery::Direct)?,
         ])
     });
@@ -171,9 +170,10 @@ pub(crate) fn measure(
     for &event in profile::chosen(&profiled) {
         profile::print("hyp, list registers", event, ours[0].of(event));
         profile::print("hyp, direct", event, ours[1].of(event));
-        if let Some([without, with]) = &theirs {
-            profile::print("KVM without virtual PEs", event, without.of(event));
-            profile::print("KVM with virtual PEs", event, with.of(event));
+        if let Some([list_registers, virtual_pes, direct]) = &theirs {
+            profile::print("KVM, list registers", event, list_registers.of(event));
+            profile::print("KVM, virtual PEs", event, virtual_pes.of(event));
+            profile::print("KVM, direct", event, direct.of(event));
         }
         profile::write_listing(event, ours[1].of(event), &hypervisor, reports)?;
     }
@@ -184,10 +184,10 @@ pub(crate) fn measure(
 pub(crate) fn results(outcome: &Outcome) -> String {
     format!(
         "Instructions of one event, on all CPUs together, on QEMU {} with\n`{}`,\nbeside KVM of \
-         Linux {}, without and with `kvm-arm.vgic_v4_enable=1`. Of hyp, MSIs come from a device \
-         of the\nmachine, which raises them for both columns. KVM's first column has MSIs that its \
-         user space injects\n(`KVM_SIGNAL_MSI`), the second those of a device that is passed \
-         through by VFIO.\n\n{}",
+         Linux {}. Under hyp, a device of the machine sends the MSIs on both paths. Under KVM, user \
+         space sends them\n(`KVM_SIGNAL_MSI`), first without virtual PEs, then with them \
+         (`kvm-arm.vgic_v4_enable=1`). In the last column\na device sends them that VFIO passes \
+         through.\n\n{}",
         outcome.qemu,
         outcome.flags,
         outcome.kvm.as_deref().unwrap_or("(not measured)"),
@@ -197,8 +197,8 @@ pub(crate) fn results(outcome: &Outcome) -> String {
 
 /// Formats the table.
 fn table(outcome: &Outcome) -> String {
-    let mut text = "| event | hyp, list registers | hyp, direct | KVM | KVM, virtual PEs |\n\
-                    |---|--:|--:|--:|--:|\n"
+    let mut text = "| event | hyp, list registers | hyp, direct | KVM | KVM, virtual PEs \
+                    | KVM, direct |\n|---|--:|--:|--:|--:|--:|\n"
         .to_owned();
     for row in &outcome.events {
         let _ = write!(text, "| {} |", row.event);
@@ -230,7 +230,10 @@ mod tests {
     #[test]
     fn a_direct_msi_to_a_sleeper_may_cost_a_fifth_more() {
         let row = |direct| Row::new(Event::MsiWaiting, &[counts(100), counts(direct)], None);
-        assert_eq!([120, 121].map(|direct| row(direct).met), [Some(true), Some(false)]);
+        assert_eq!(
+            [120, 121].map(|direct| row(direct).met),
+            [Some(true), Some(false)]
+        );
         let other = Row::new(Event::SgiAsleep, &[counts(100), counts(900)], None);
         assert_eq!(other.met, None);
     }
@@ -238,16 +241,19 @@ mod tests {
     #[test]
     fn a_direct_msi_to_a_running_vcpu_costs_nothing() {
         let row = |direct| Row::new(Event::MsiRunning, &[counts(100), counts(direct)], None);
-        assert_eq!([0, 1].map(|direct| row(direct).met), [Some(true), Some(false)]);
+        assert_eq!(
+            [0, 1].map(|direct| row(direct).met),
+            [Some(true), Some(false)]
+        );
     }
 
     #[test]
     fn the_table_has_both_paths_of_both_sides() {
-        let (ours, theirs) = ([counts(1), counts(2)], [counts(3), counts(4)]);
+        let (ours, theirs) = ([counts(1), counts(2)], [3, 4, 5].map(counts));
         let outcome = Outcome::new(&ours, Some(&theirs), "10".to_owned());
         let text = results(&outcome);
         assert!(
-            text.contains("| MSI, to a vCPU in WFI, for long | 1 | 2 | 3 | 4 |"),
+            text.contains("| MSI, to a vCPU in WFI, for long | 1 | 2 | 3 | 4 | 5 |"),
             "{text}"
         );
         assert!(!outcome.met());

@@ -46,12 +46,14 @@ const LIMIT: Duration = Duration::from_secs(400);
 /// The beginning of a line of the console that tells of progress.
 const PROGRESS: &str = "guest: ";
 
-/// The way of a device's MSIs to a vCPU, on a machine with a GICv4.
+/// The way of MSIs to a vCPU, on a machine with a GICv4.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Delivery {
     /// The hypervisor takes each MSI and injects it.
     ListRegisters,
-    /// The ITS sends it to a virtual PE.
+    /// The hypervisor injects it, for a vCPU that has a virtual PE.
+    VirtualPe,
+    /// The ITS sends it to the virtual PE.
     Direct,
 }
 
@@ -59,6 +61,7 @@ impl fmt::Display for Delivery {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::ListRegisters => "list registers",
+            Self::VirtualPe => "list registers, virtual PEs",
             Self::Direct => "direct injection",
         })
     }
@@ -115,7 +118,7 @@ impl<'a> Run<'a> {
     pub(crate) fn under_hyp_by(&self, programs: &Programs, delivery: Delivery) -> Result<String> {
         let option = match delivery {
             Delivery::ListRegisters => "hyp.direct=off",
-            Delivery::Direct => "hyp.direct=on",
+            Delivery::VirtualPe | Delivery::Direct => "hyp.direct=on",
         };
         let whole = self.run(DIRECT_FLAGS, |command| {
             let more = ["-device", "edu", "-append", option];
@@ -130,11 +133,12 @@ impl<'a> Run<'a> {
     }
 
     /// Runs the guest under the KVM of a Linux kernel on a machine with a GICv4. For direct
-    /// injection its vCPUs have virtual PEs, and MSIs come from a device that is passed through.
+    /// injection MSIs come from a device that is passed through, otherwise from user space.
     pub(crate) fn under_kvm_by(&self, host: &Host, delivery: Delivery) -> Result<String> {
         let map = self.map();
         let (parameter, word) = match delivery {
             Delivery::ListRegisters => ("kvm-arm.vgic_v4_enable=0", "measured"),
+            Delivery::VirtualPe => ("kvm-arm.vgic_v4_enable=1", "measured"),
             Delivery::Direct => ("kvm-arm.vgic_v4_enable=1", "passed-through"),
         };
         let counted = self.run(DIRECT_FLAGS, |command| {
