@@ -14,6 +14,7 @@ use crate::cpu::percpu;
 use crate::cpu::rendezvous::free_garbage;
 use crate::cpu::this_cpu::ThisCpu;
 use crate::exception::report;
+use crate::gic;
 use crate::memory::heap;
 use crate::println;
 use crate::schedule;
@@ -77,6 +78,10 @@ fn write_report(report: &mut String, heap: [usize; 2]) -> fmt::Result {
     let changes = vm::all().iter().filter_map(|vm| vm.changes.as_ref());
     let changes: u64 = changes.map(Changes::count).sum();
     write!(report, "\"direct_changes\":{changes},")?;
+    if gic::get().has_virtual_lpis() {
+        let vcpus: usize = vm::all().iter().map(|vm| vm.direct_vcpus()).sum();
+        write!(report, "\"direct_vcpus\":{vcpus},")?;
+    }
 
     write!(report, "\"vms\":[")?;
     for (place, vm) in vm::all().iter().enumerate() {

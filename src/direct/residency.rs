@@ -29,21 +29,23 @@ pub(crate) enum Departure {
 }
 
 /// Returns the groups of which virtual interrupts of the vCPU may be signalled: bit 0 for Group 0,
-/// bit 1 for Group 1, which LPIs are of. A virtual PE without any is not resident.
+/// bit 1 for Group 1, which LPIs are of. A virtual PE without any is not resident: one of GICv4.0
+/// whose vCPU has no direct event costs no sleep and no switch anything.
 ///
 /// `GICD_CTLR` and `GICR_CTLR` of the guest do not reach a virtual PE of GICv4.0, and of these two
 /// `GICR_CTLR` does not reach one of GICv4.1, which has virtual SGIs as well.
 fn open_groups<H: Host>(vm: &Vm<H>, vcpu: &Vcpu, gic: &dyn Gicv4, slot: &Slot) -> u32 {
     const LPIS: u32 = 1 << 1;
     let enabled = vm.distributor.enabled_groups();
-    if gic.v4_1().is_some() && slot.events() == 0 {
-        vm.distributor.group_enables() & 3
-    } else if !vcpu.enabled_classes(enabled).contains(Class::Lpi) {
+    let (v4_1, has_events) = (gic.v4_1().is_some(), slot.events() != 0);
+    if has_events && !vcpu.enabled_classes(enabled).contains(Class::Lpi) {
         0
-    } else if gic.v4_1().is_some() {
+    } else if v4_1 {
         vm.distributor.group_enables() & 3
-    } else {
+    } else if has_events {
         LPIS
+    } else {
+        0
     }
 }
 

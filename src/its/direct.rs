@@ -173,8 +173,16 @@ impl<'a, H: Host> Execution<'a, H> {
         ];
         if self.submit(new, &commands) {
             self.note(at, Some(new.event));
-            new.slot.add_event();
+            self.add_event(new);
             old.slot.remove_event();
+        }
+    }
+
+    /// Counts an event that has become direct to a vCPU. The first one makes the virtual PE of a
+    /// vCPU that is in the guest resident, and enables the doorbell of one that is blocked.
+    fn add_event(&self, new: Place<'_>) {
+        if new.slot.add_event() && !mutant(Mutant::VpeWithoutRecall) {
+            queue::notify(self.vm, self.pin, new.event.vcpu, RECALL);
         }
     }
 
@@ -206,7 +214,7 @@ impl<'a, H: Host> Execution<'a, H> {
         let invalidate = Command::inv(new.event.device, at.event);
         if self.submit(new, &[map, invalidate, sync]) {
             self.note(at, Some(new.event));
-            new.slot.add_event();
+            self.add_event(new);
             pin.counters().direct_begins.add(1);
             if let Some(changed) = irq.take_pending(new.event.vcpu) {
                 queue::complete(vm, pin, irq, changed);

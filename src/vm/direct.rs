@@ -210,10 +210,12 @@ impl Slot {
         self.events.load(Acquire)
     }
 
-    /// Counts an event that becomes direct to the vCPU.
-    pub(crate) fn add_event(&self) {
-        // Relaxed: publishes nothing.
-        self.events.fetch_add(1, Relaxed);
+    /// Counts an event that becomes direct to the vCPU. Returns true for the first: the caller
+    /// recalls the vCPU.
+    #[must_use]
+    pub(crate) fn add_event(&self) -> bool {
+        // Relaxed: the recall publishes it.
+        self.events.fetch_add(1, Relaxed) == 0
     }
 
     /// Counts an event that is no more direct to the vCPU.

@@ -56,6 +56,10 @@ fn a_guest_with_the_whole_machine_has_options_of_its_own() {
     assert!(error.to_string().starts_with("hyp.saved=0: give a number"));
     let options = Options::of_machine("hyp.direct=off quiet").unwrap();
     assert_eq!(options.direct, Direct::Off);
+    for (word, direct) in [("on", Direct::On), ("auto", Direct::Auto)] {
+        let options = Options::of_machine(&format!("hyp.direct={word}")).unwrap();
+        assert_eq!(options.direct, direct);
+    }
     let error = Options::of_machine("hyp.direct=switch").unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -69,7 +73,7 @@ fn nothing_has_its_defaults() {
     assert_eq!((options.memory, options.weight), (16, 100));
     assert_eq!(options.slowdown, 1);
     assert_eq!((options.name, options.vcpus), (None, None));
-    assert_eq!((options.saved, options.direct), (None, Direct::On));
+    assert_eq!((options.saved, options.direct), (None, Direct::Auto));
     assert!(!options.is_daemon && options.functions.is_empty());
 }
 

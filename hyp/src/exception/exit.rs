@@ -17,6 +17,7 @@ use crate::cpu::this_cpu::{Loaded, PinnedCpu, ThisCpu};
 use crate::schedule;
 use crate::vcpu::switch::{self, Leave};
 use crate::vcpu::{ExitReason, deferred, interrupts};
+use crate::vm::choice::Note;
 use crate::vm::lifetime::End;
 
 /// Action after a trap.
@@ -131,6 +132,7 @@ fn handle_exit(
 #[inline(always)]
 fn block(cpu: &ThisCpu, loaded: Loaded, pin: &mut PinnedCpu<'_>, wait: Wait) -> Handled {
     let Loaded { vcpu, vgic } = loaded;
+    vcpu.note(vgic, pin, Note::Rest);
     loop {
         vcpu.entity.begin_wait();
         let blocked = vgic.block(pin, vcpu.id).expect("the vCPU lives here");

@@ -5,7 +5,7 @@
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
 use spin::Mutex;
 
@@ -85,11 +85,16 @@ impl MsiSource {
     }
 }
 
+/// In place of a vCPU: the event of an LPI goes to none.
+const NO_TARGET: u16 = u16::MAX;
+
 /// All LPIs of the machine.
 pub(crate) struct Lpis {
     /// One byte for each LPI: its priority and its enable bit.
     configuration: Table,
     sources: Box<[AtomicU64]>,
+    /// vCPU that each LPI's event goes to, to count MSIs by vCPU.
+    targets: Box<[AtomicU16]>,
     /// The longest free first: another CPU may have acknowledged an LPI that is released, and then
     /// looks for its source.
     free: Mutex<VecDeque<u32>>,
@@ -104,6 +109,7 @@ impl Lpis {
             sources: (0..COUNT)
                 .map(|_| AtomicU64::new(MsiSource::NONE))
                 .collect(),
+            targets: (0..COUNT).map(|_| AtomicU16::new(NO_TARGET)).collect(),
             free: Mutex::new((FIRST..FIRST + COUNT as u32).collect()),
         }
     }
@@ -122,6 +128,20 @@ impl Lpis {
         self.sources[index].store(source.pack(), Ordering::Release);
         self.configure(lpi, true, false);
         Some(lpi)
+    }
+
+    /// Notes the number of the vCPU that the event of `lpi` goes to.
+    pub(crate) fn set_target(&self, lpi: u32, vcpu: Option<usize>) {
+        let vcpu = vcpu.map_or(NO_TARGET, |vcpu| vcpu as u16);
+        // Relaxed: counted by the old target, an MSI is lost to the new one's count.
+        self.targets[(lpi - FIRST) as usize].store(vcpu, Ordering::Relaxed);
+    }
+
+    /// Returns the number of the vCPU that the event of `lpi` goes to.
+    pub(crate) fn target(&self, lpi: u32) -> Option<usize> {
+        let target = self.targets.get(lpi.checked_sub(FIRST)? as usize)?;
+        let vcpu = target.load(Ordering::Relaxed);
+        (vcpu != NO_TARGET).then_some(vcpu.into())
     }
 
     /// Enables or disables `lpi`, at the usual priority or as the most urgent interrupt of all. The

@@ -8,6 +8,7 @@ use crate::cpu::hyp_timer;
 use crate::cpu::this_cpu::{Loaded, PinnedCpu, ThisCpu};
 use crate::gic::lpi::MsiSource;
 use crate::gic::{cpu_interface, lpi};
+use crate::vm::choice::Note;
 use crate::vm::controller::Controller;
 use crate::vm::{self, Extent, Vm};
 use crate::{schedule, terminal};
@@ -127,6 +128,14 @@ fn inject_lpi(cpu: &ThisCpu, loaded: Option<Loaded>, pin: &PinnedCpu<'_>, lpi: u
     if injected.is_err() && source.its == MsiSource::DOORBELL {
         let rung = VcpuId::new(source.device as usize).map(|vcpu| vgic.doorbell(pin, vcpu));
         debug_assert!(matches!(rung, Some(Ok(()))), "{source:?}: {rung:?}");
+    }
+    let vm = vgic.host().vm();
+    if vm.is_choosing
+        && injected.is_ok()
+        && let Some(vcpu) = cpu.gic.lpis.target(lpi)
+        && let Some(vcpu) = vm.vcpus().get(vcpu)
+    {
+        vcpu.note(vgic, pin, Note::Msi);
     }
     if let Some(loaded) = loaded {
         cpu.ledger.open(pin, loaded.vcpu.vm);

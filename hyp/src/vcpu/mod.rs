@@ -18,6 +18,9 @@ use vgic::intid::VcpuId;
 use vgic::trace::Counter;
 
 use crate::cpu::el2_time::El2Time;
+use crate::cpu::this_cpu::PinnedCpu;
+use crate::vm::choice::{Choice, Note};
+use crate::vm::controller::Controller;
 use crate::vm::{self, Extent, Vm};
 use context::Context;
 use delay::Delay;
@@ -47,6 +50,8 @@ pub(crate) struct Vcpu {
     /// Longest time at EL2 of one exit.
     pub(crate) el2_time: El2Time,
     exits: [Counter; ExitReason::ALL.len()],
+    /// Choice between direct injection and list registers, if the VM's vCPUs choose.
+    choice: Choice,
 }
 
 // `context` begins a cache line.
@@ -72,6 +77,7 @@ impl Vcpu {
             el2_time: El2Time::default(),
             delay: Delay::default(),
             exits: Default::default(),
+            choice: Choice::default(),
             context: UnsafeCell::new(Context::new()),
         }
     }
@@ -95,6 +101,24 @@ impl Vcpu {
     pub(crate) unsafe fn context(&self) -> &mut Context {
         // SAFETY: by the caller's promise, nobody else uses the context.
         unsafe { &mut *self.context.get() }
+    }
+
+    /// Returns true if MSIs are to reach the vCPU directly, on a machine with a GICv4.
+    pub(crate) fn wants_direct(&self) -> bool {
+        !self.vm.is_choosing || self.choice.is_direct()
+    }
+
+    /// Notes an event that the vCPU's choice depends on, if it has one, and carries a new choice
+    /// out.
+    #[inline]
+    pub(crate) fn note(&self, vgic: &Controller, pin: &PinnedCpu<'_>, note: Note) {
+        if self.vm.is_choosing
+            && let Some(on) = self.choice.note(note)
+        {
+            // Without a virtual PE, and in a VM that is being saved, the vCPU stays as it is, and
+            // chooses again after its term.
+            let _ = vgic.set_direct_vcpu(pin, self.id, on);
+        }
     }
 
     /// Counts an exit. Called by the CPU that runs the vCPU.

@@ -15,6 +15,7 @@ use crate::exception::enter_guest;
 use crate::exception::frame::Frame;
 use crate::schedule;
 use crate::vm::Extent;
+use crate::vm::choice::Note;
 use crate::vm::controller::Controller;
 use crate::vm::lifetime::{self, End};
 
@@ -78,6 +79,8 @@ fn load_and_enter(cpu: &ThisCpu, here: Here<'_>, vcpu: &'static Vcpu) {
         if let Some(changes) = &vm.changes {
             changes.look(vgic, &pin);
         }
+        // After a put.
+        vcpu.note(vgic, &pin, Note::Rest);
         if vgic.has_deferred() {
             deferred::advance(cpu, vgic, &pin);
         }

@@ -99,9 +99,9 @@ pub(super) fn create(vm: &'static Vm, mirror: Mirror, pin: &CpuPin<'_>) -> Box<C
         .unwrap_or_else(|error| panic!("no interrupt controller for {}: {error}", vm.name));
     connect_interrupts(&controller, pin);
     if controller.host().gicv4().is_some() {
-        for vcpu in controller.vcpus() {
-            if let Err(error) = controller.set_direct_vcpu(pin, vcpu, true) {
-                println!("hyp: {}: vCPU {}: {error}", vm.name, vcpu.index());
+        for vcpu in vm.vcpus().iter().filter(|vcpu| vcpu.wants_direct()) {
+            if let Err(error) = controller.set_direct_vcpu(pin, vcpu.id, true) {
+                println!("hyp: {}: vCPU {}: {error}", vm.name, vcpu.id.index());
             }
         }
     }

@@ -316,6 +316,7 @@ impl Host for VmHost {
             }
         };
 
+        self.gic.lpis.set_target(lpi, target.map(VcpuId::index));
         mirror.events.insert(key, Mirrored { lpi, cpu });
     }
 

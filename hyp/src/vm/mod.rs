@@ -10,6 +10,7 @@
 // UNSAFETY: the interrupt controller lives until no CPU uses it any more.
 
 pub(crate) mod changes;
+pub(crate) mod choice;
 pub(crate) mod console;
 pub(crate) mod controller;
 pub(crate) mod counts;
@@ -44,6 +45,7 @@ use crate::cpu::control;
 use crate::cpu::id_registers::Reader;
 use crate::cpu::percpu;
 use crate::cpu::registers::VMPIDR_EL2;
+use crate::gic;
 use crate::gic::lpi::MsiSource;
 use crate::memory::stage2::Stage2;
 use crate::memory::tlb;
@@ -94,6 +96,8 @@ pub(crate) struct Vm {
     pub(crate) direct: Direct,
     /// Changes of direct injection, if there are any.
     pub(crate) changes: Option<Changes>,
+    /// True if each vCPU chooses between direct injection and list registers.
+    pub(crate) is_choosing: bool,
     /// Device by which the guest moves to Linux KVM and back, if it does.
     pub(crate) hop: Option<Hop>,
     /// File of the host's for snapshots, if the VM has one.
@@ -220,6 +224,8 @@ impl Vm {
             weight,
         } = description;
 
+        let is_choosing =
+            direct == Direct::Auto && devices.is_some() && gic::get().has_virtual_lpis();
         let vm: &Self = Box::leak(Box::new(Self {
             index,
             extent,
@@ -234,6 +240,7 @@ impl Vm {
             held: Held::default(),
             direct,
             changes,
+            is_choosing,
             hop,
             snapshot,
             incoming,
@@ -268,6 +275,12 @@ impl Vm {
         let guess = self.vcpus().get(controller::number_of_part(affinity));
         let guess = guess.filter(|vcpu| vcpu.affinity == affinity);
         guess.or_else(|| (self.vcpus().iter()).find(|vcpu| vcpu.affinity == affinity))
+    }
+
+    /// Returns the number of vCPUs whose events are to be direct, on a machine with a GICv4.
+    pub(crate) fn direct_vcpus(&self) -> usize {
+        let is_direct = |vcpu: &&Vcpu| self.direct != Direct::Off && vcpu.wants_direct();
+        self.vcpus().iter().filter(is_direct).count()
     }
 
     /// Returns the interrupt controller, unless the VM is dead or being saved. The reference may be

@@ -28,6 +28,9 @@ pub(crate) enum Direct {
     Off,
     /// All the time.
     On,
+    /// For vCPUs that earn it. A VM with the whole machine has a CPU for each vCPU, and cannot hold
+    /// its devices' MSIs back for a change: for all its vCPUs, all the time.
+    Auto,
     /// On and off, at random, for vCPUs and PCI functions.
     Switch,
 }
@@ -123,7 +126,7 @@ impl Options {
             functions: Vec::new(),
             is_daemon: false,
             has_entropy: false,
-            direct: Direct::On,
+            direct: Direct::Auto,
             saved: None,
             seed: 1,
             kvm: None,
@@ -151,7 +154,7 @@ impl Options {
         let ours: Vec<&str> = text.split(' ').filter(is_ours).collect();
         let options = Self::parse(&ours.join(" "))?;
         match options.direct {
-            Direct::Off | Direct::On => Ok(options),
+            Direct::Off | Direct::On | Direct::Auto => Ok(options),
             Direct::Switch => Err(BadOption {
                 word: [DIRECT, "switch"].concat(),
                 fault: Fault::OfPart,
@@ -180,6 +183,7 @@ impl Options {
             Some(("slowdown", value)) => self.slowdown = number(value, 1..=64)?,
             Some(("direct", "off")) => self.direct = Direct::Off,
             Some(("direct", "on")) => self.direct = Direct::On,
+            Some(("direct", "auto")) => self.direct = Direct::Auto,
             Some(("direct", "switch")) => self.direct = Direct::Switch,
             Some(("saved", value)) => self.saved = Some(number(value, 1..=1 << 20)?),
             Some(("seed", value)) => self.seed = number(value, 0..=u32::MAX)?,

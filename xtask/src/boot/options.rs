@@ -134,9 +134,10 @@ impl Options for BootOptions {
             .value_parser(value_parser!(u8).range(3..=4)),
             option(
                 "direct",
-                "on|off|switch",
-                "With --gic 4: whether MSIs reach the guest without an exit, or, with --cpus, \
-                 change between that and list registers all the time [default: on]",
+                "on|off|auto|switch",
+                "With --gic 4: whether MSIs reach the guest without an exit, reach so the vCPUs \
+                 that earn it, or, with --cpus, change between that and list registers all the \
+                 time [default: auto]",
             )
             .requires("gic")
             .requires_if("switch", "cpus")
@@ -265,7 +266,7 @@ impl BootOptions {
     /// Returns the way of direct injection that the guest has, under the hypervisor on a GICv4.
     pub(crate) fn direct(&self) -> Option<Direct> {
         let is_there = self.gic == 4 && !self.bare;
-        is_there.then(|| self.direct.unwrap_or(Direct::On))
+        is_there.then(|| self.direct.unwrap_or(Direct::Auto))
     }
 
     /// Checks what the options are together.
@@ -296,6 +297,8 @@ pub(crate) enum Direct {
     Off,
     /// All the time.
     On,
+    /// For vCPUs that earn it; with the whole machine, for all.
+    Auto,
     /// On and off, at random.
     Switch,
 }
@@ -306,6 +309,7 @@ impl Direct {
         match self {
             Self::Off => "off",
             Self::On => "on",
+            Self::Auto => "auto",
             Self::Switch => "switch",
         }
     }
@@ -315,9 +319,9 @@ impl FromStr for Direct {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let all = [Self::Off, Self::On, Self::Switch];
+        let all = [Self::Off, Self::On, Self::Auto, Self::Switch];
         let found = all.into_iter().find(|direct| direct.word() == text);
-        found.ok_or_else(|| "direct injection is on, off or switch".to_owned())
+        found.ok_or_else(|| "direct injection is on, off, auto or switch".to_owned())
     }
 }
 
@@ -458,7 +462,7 @@ mod tests {
             options.validate().ok().map(|()| options.direct())
         };
         assert_eq!(direct(&[]), Some(None));
-        assert_eq!(direct(&["--gic", "4"]), Some(Some(Direct::On)));
+        assert_eq!(direct(&["--gic", "4"]), Some(Some(Direct::Auto)));
         assert_eq!(direct(&["--gic", "4", "--bare"]), Some(None));
         let off = ["--gic", "4", "--direct", "off"];
         assert_eq!(direct(&off), Some(Some(Direct::Off)));

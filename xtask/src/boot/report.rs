@@ -131,6 +131,7 @@ impl Report {
         }
         self.table().iter().for_each(console::detail);
         self.direct().iter().for_each(console::detail);
+        self.direct_vcpus().iter().for_each(console::detail);
         if !self.ended.says_all() {
             print_checks(&self.checks);
         }
@@ -158,6 +159,12 @@ impl Report {
             "direct injection: {stays} stays of virtual PEs, {doorbells} doorbells; {begins} \
              events began and {ends} ended to be direct, by {changes} changes"
         ))
+    }
+
+    /// Formats the number of vCPUs that were direct at the end, on a machine with a GICv4.
+    fn direct_vcpus(&self) -> Option<String> {
+        let vcpus = self.counters.get("direct_vcpus").and_then(Value::as_u64)?;
+        Some(format!("vCPUs with direct injection at the end: {vcpus}"))
     }
 
     /// Formats the counts by kind: the guest's, then the hypervisor's.

@@ -597,6 +597,7 @@ fn direct_gate((slug, vcpus, cpus, direct): (&str, u16, Option<u16>, Direct)) ->
     let how = match direct {
         Direct::Off => "without direct MSIs",
         Direct::On => "with direct MSIs",
+        Direct::Auto => "whose vCPUs choose how MSIs come",
         Direct::Switch => "with MSIs that change their path",
     };
     Gate::booting(

@@ -97,6 +97,7 @@ extern "C" fn first(tree: u64) -> ! {
     #[cfg(not(feature = "calls"))]
     let has_devices = true;
     if vcpus == 2 {
+        map_events();
         start_vcpu_1();
         measure_switch();
     } else {
@@ -110,6 +111,18 @@ extern "C" fn first(tree: u64) -> ! {
 fn start_vcpu_1() {
     host::start_vcpu(1);
     interrupt_and_wait(|| cpu::send_sgi(SGI, 1));
+}
+
+/// Maps an event of the first device to each vCPU: with direct injection, a vCPU with such an event
+/// takes its virtual PE along in each switch.
+fn map_events() {
+    const DEVICE: u32 = 1 << 3;
+    let its = Its::new();
+    its.open(2);
+    its.map_device(DEVICE);
+    for vcpu in 0..2 {
+        its.map_event(DEVICE, vcpu, FIRST_LPI + vcpu, vcpu.into());
+    }
 }
 
 /// Measures the switch from vCPU 0 to vCPU 1. vCPU 1 ends the event, and switches back.
