@@ -126,13 +126,24 @@ fn handle_exit(
     vcpu.el2_time.end();
 }
 
+/// Notes that the vCPU sleeps, for its choice between direct injection and list registers.
+// Out of line, with a pin of its own: saves 4 of the 133 instructions of a hypercall.
+#[cold]
+#[inline(never)]
+fn note_sleep(cpu: &ThisCpu, loaded: Loaded) {
+    let pin = cpu.vgic_cpu.pin();
+    loaded.vcpu.note(loaded.vgic, &pin, Note::Rest);
+}
+
 /// Sleeps until the vCPU has an interrupt to take, or another vCPU can run. In standby, any wake-up
 /// ends the sleep.
 // Inlined: saves 27 of the 880 instructions of an SGI to a vCPU in WFI.
 #[inline(always)]
 fn block(cpu: &ThisCpu, loaded: Loaded, pin: &mut PinnedCpu<'_>, wait: Wait) -> Handled {
     let Loaded { vcpu, vgic } = loaded;
-    vcpu.note(vgic, pin, Note::Rest);
+    if vcpu.vm.is_choosing {
+        note_sleep(cpu, loaded);
+    }
     loop {
         vcpu.entity.begin_wait();
         let blocked = vgic.block(pin, vcpu.id).expect("the vCPU lives here");

@@ -34,7 +34,7 @@ use alloc::ffi::CString;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicU16, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU16, AtomicU64, Ordering};
 
 use aarch64_cpu::registers::{CNTVOFF_EL2, Writeable};
 use spin::Once;
@@ -169,6 +169,9 @@ const _: () = assert!(MsiSource::NO_VM as usize % SLOTS == MAX_VMS);
 
 static VMS: Once<Vec<&'static Vm>> = Once::new();
 
+/// True if the vCPUs of a VM choose between direct injection and list registers.
+static IS_ANY_CHOOSING: AtomicBool = AtomicBool::new(false);
+
 static DOMAIN: Once<Domain> = Once::new();
 
 /// Returns the epoch domain of the readers of unlinked objects, of all VMs.
@@ -184,6 +187,13 @@ pub(crate) fn init(vms: Vec<&'static Vm>) {
 /// Returns all VMs, or none before [`init`].
 pub(crate) fn all() -> &'static [&'static Vm] {
     VMS.get().map_or(&[], Vec::as_slice)
+}
+
+/// Returns true if the vCPUs of a VM choose between direct injection and list registers.
+#[inline]
+pub(crate) fn is_any_choosing() -> bool {
+    // Relaxed: set before the first vCPU runs.
+    IS_ANY_CHOOSING.load(Ordering::Relaxed)
 }
 
 /// Returns the VM with the whole machine, if there is one.
@@ -226,6 +236,7 @@ impl Vm {
 
         let is_choosing =
             direct == Direct::Auto && devices.is_some() && gic::get().has_virtual_lpis();
+        IS_ANY_CHOOSING.fetch_or(is_choosing, Ordering::Relaxed);
         let vm: &Self = Box::leak(Box::new(Self {
             index,
             extent,
