@@ -149,7 +149,7 @@ impl Guest {
             smmu: false,
             part: true,
             lpis_on: None,
-            direct: (options.gic == 4).then_some(Direct::Auto),
+            direct: (options.gic == 4).then_some(Direct::On),
         };
         let mut checks = vec![checks::faults(transcript)];
         checks::workload(setting, transcript, &mut checks);

@@ -90,7 +90,7 @@ pub(super) fn command(
         };
         let arguments = format!(
             "{} {PATIENCE} LEAST_SECONDS={seconds} hyp.name={name} hyp.memory={VM_MEMORY} \
-             hyp.vcpus={} hyp.pci={functions}",
+             hyp.vcpus={} hyp.pci={functions} hyp.direct=on",
             guest.append, options.vcpus
         );
         // Each VM has a copy of the kernel for itself.
