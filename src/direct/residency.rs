@@ -38,6 +38,7 @@ fn open_groups<H: Host>(vm: &Vm<H>, vcpu: &Vcpu, gic: &dyn Gicv4, slot: &Slot) -
     const LPIS: u32 = 1 << 1;
     let enabled = vm.distributor.enabled_groups();
     let (v4_1, has_events) = (gic.v4_1().is_some(), slot.events() != 0);
+
     if has_events && !vcpu.enabled_classes(enabled).contains(Class::Lpi) {
         0
     } else if v4_1 {
@@ -142,6 +143,7 @@ fn leave_direct<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu, departure: D
     } else {
         vpe.pending
     };
+
     // A virtual PE of GICv4.1 has asked for its doorbell as it left.
     if departure == Departure::Block && !vpe.doorbell_on && gic.v4_1().is_none() {
         vpe.doorbell_on = true;

@@ -104,6 +104,7 @@ fn block_direct<H: Host, I: CpuInterface>(
     vcpu: &Vcpu,
 ) -> Blocked {
     let pending = direct::residency::leave(vm, pin, vcpu, Departure::Block);
+
     if pending && takes_virtual(vm, cpu, vcpu) || !vcpu.residency.block() {
         direct::residency::enter(vm, pin, vcpu);
         return Blocked::No;

@@ -151,6 +151,7 @@ unsafe fn end_blocked<H: Host, I: CpuInterface>(
 
     let work = consume_work(vm, cpu, vcpu);
     cpu.local().loaded().set_in_guest(vcpu.key);
+
     if mutant(Mutant::EntersAsBlocked) {
         return;
     }

@@ -1,4 +1,5 @@
-//! Choice of a vCPU between direct injection and list registers, by what it does (`hyp.direct=auto`).
+//! Choice of a vCPU between direct injection and list registers, by its MSIs, sleeps and puts
+//! (`hyp.direct=auto`).
 //!
 //! A sleep or a put costs more with a virtual PE, and the first MSI afterwards is a doorbell, which
 //! costs as much as an MSI by software. Every further MSI costs nothing. A vCPU earns its virtual

@@ -240,7 +240,8 @@ fn measure_all(its: &Its, sender: Option<&Sender>) {
     }
 }
 
-/// Measures the MSIs to vCPUs that do not sleep. There are no warm-up rounds: the sender's work is the same in each round.
+/// Measures the MSIs to vCPUs that do not sleep. There are no warm-up rounds: the sender's work is
+/// the same in each round.
 fn measure_msis(its: &Its, sender: &Sender) {
     announce(Event::Msi);
     sender.prepare(Event::Msi);

@@ -32,7 +32,7 @@ struct Row {
     direct: Cost,
     /// KVM's without virtual PEs, with them, and with direct injection.
     kvm: Option<[Cost; 3]>,
-    /// Whether a limit on the cost is met, if there is one.
+    /// True if the limit on the cost is met, if there is one.
     met: Option<bool>,
 }
 
@@ -113,8 +113,8 @@ impl Outcome {
     }
 }
 
-/// Counts under hyp by list registers and with direct injection, and under KVM if `compare` asks for
-/// it, and prints the table.
+/// Counts under hyp by list registers and with direct injection, and under KVM if `compare` asks
+/// for it, and prints the table.
 ///
 /// With `profiled`, also shows the instructions of one event, or of each, by function.
 pub(crate) fn measure(
@@ -184,8 +184,8 @@ pub(crate) fn measure(
 pub(crate) fn results(outcome: &Outcome) -> String {
     format!(
         "Instructions of one event, on all CPUs together, on QEMU {} with\n`{}`,\nbeside KVM of \
-         Linux {}. Under hyp, a device of the machine sends the MSIs on both paths. Under KVM, user \
-         space sends them\n(`KVM_SIGNAL_MSI`), first without virtual PEs, then with them \
+         Linux {}. Under hyp, a device of the machine sends the MSIs on both paths. Under KVM, \
+         user space sends them\n(`KVM_SIGNAL_MSI`), first without virtual PEs, then with them \
          (`kvm-arm.vgic_v4_enable=1`). In the last column\na device sends them that VFIO passes \
          through.\n\n{}",
         outcome.qemu,

@@ -11,7 +11,8 @@
 //!   instructions;
 //! * [`known`]: a program whose counts are known, against which the plugin is held;
 //! * [`pmu`]: hyp's own measurement, beside the plugin's;
-//! * [`table`]: the comparison; [`direct`]: that of direct injection; [`profile`]: the instructions of one event by function;
+//! * [`table`]: the comparison; [`direct`]: that of direct injection;
+//! * [`profile`]: the instructions of one event by function;
 //! * [`summary`], [`plot`]: the published tables and the plot.
 
 #[path = "../../../../perf/el2/plugin/src/branch.rs"]
