@@ -12,11 +12,13 @@ use crate::vm::vcpu::Vcpu;
 /// Gives a vCPU work because its doorbell has rung.
 pub(crate) fn ring<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) {
     pin.counters().doorbells.add(1);
+
     // Before the work: the vCPU, if it looks for an interrupt at once, finds this one.
     let early = !mutant(Mutant::DoorbellNotedLate);
     if early {
         residency::doorbell_rang(vm, pin, vcpu);
     }
+
     queue::notify(vm, pin, vcpu.id, NEW);
     if !early || mutant(Mutant::DoorbellDisabledLate) {
         residency::doorbell_rang(vm, pin, vcpu);
