@@ -38,9 +38,9 @@ const COLUMNS: usize = 80;
 const AFTER_HELP: &str = "\
 The figures go to the terminal, to target/reports/perf.json and perf.html, and
 the summary to perf/RESULTS.md. The comparison with KVM also goes to
-docs/performance.md, docs/direct.md, perf/el2.svg and perf/lines-*.svg. The exit status is 0
-only if every target that was measured is met, and no count of --lines exceeds
-perf/lines.json.
+docs/performance.md, docs/direct.md, perf/el2.svg and perf/lines-*.svg. The
+exit status is 0 only if every target that was measured is met, and no count of
+--lines exceeds perf/lines.json.
 
 Examples:
   cargo xtask perf                     everything
