@@ -18,8 +18,8 @@
 //! pending state along: `its::direct`.
 //!
 //! # No lost wake-up
-//! A virtual PE is resident while its vCPU is loaded and not blocked, and of GICv4.0 only while an
-//! event is direct to it: the first one recalls the vCPU. A block makes it leave, reads
+//! A virtual PE is resident while its vCPU is loaded and not blocked, if an event is direct to it,
+//! or virtual SGIs are in use: the first event recalls the vCPU. A block makes it leave, reads
 //! `PendingLast`, enables the doorbell, and sets BLOCKED in the residency word. A virtual LPI that
 //! comes before the virtual PE has left is in `PendingLast`. A later one makes the doorbell
 //! pending, which is taken at once or when the doorbell is enabled. Its handler gives the vCPU

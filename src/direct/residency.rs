@@ -11,7 +11,7 @@ use crate::intid::CpuId;
 use crate::sync::{Mutant, mutant};
 use crate::vm::Vm;
 use crate::vm::ap_list::Class;
-use crate::vm::direct::{Slot, Vpe};
+use crate::vm::direct::{Slot, VirtualSgis, Vpe};
 use crate::vm::vcpu::Vcpu;
 
 /// Reads of `GICR_VPENDBASER` until a virtual PE has left. Linux waits for half a millisecond.
@@ -29,24 +29,29 @@ pub(crate) enum Departure {
 }
 
 /// Returns the groups of which virtual interrupts of the vCPU may be signalled: bit 0 for Group 0,
-/// bit 1 for Group 1, which LPIs are of. A virtual PE without any is not resident: one of GICv4.0
-/// whose vCPU has no direct event costs no sleep and no switch anything.
+/// bit 1 for Group 1, which LPIs are of. A virtual PE without any is not resident: one whose vCPU
+/// has neither a direct event nor virtual SGIs costs no sleep and no switch anything.
 ///
 /// `GICD_CTLR` and `GICR_CTLR` of the guest do not reach a virtual PE of GICv4.0, and of these two
-/// `GICR_CTLR` does not reach one of GICv4.1, which has virtual SGIs as well.
-fn open_groups<H: Host>(vm: &Vm<H>, vcpu: &Vcpu, gic: &dyn Gicv4, slot: &Slot) -> u32 {
+/// `GICR_CTLR` does not reach one of GICv4.1.
+fn open_groups<H: Host>(
+    vm: &Vm<H>,
+    vcpu: &Vcpu,
+    gic: &dyn Gicv4,
+    slot: &Slot,
+    sgis: VirtualSgis,
+) -> u32 {
     const LPIS: u32 = 1 << 1;
     let enabled = vm.distributor.enabled_groups();
-    let (v4_1, has_events) = (gic.v4_1().is_some(), slot.events() != 0);
+    let has_events = slot.events() != 0;
+    let holds_lpis = has_events && !vcpu.enabled_classes(enabled).contains(Class::Lpi);
 
-    if has_events && !vcpu.enabled_classes(enabled).contains(Class::Lpi) {
+    if holds_lpis || !has_events && !sgis.used {
         0
-    } else if v4_1 {
+    } else if gic.v4_1().is_some() {
         vm.distributor.group_enables() & 3
-    } else if has_events {
-        LPIS
     } else {
-        0
+        LPIS
     }
 }
 
@@ -76,7 +81,7 @@ fn enter_direct<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) {
         sgi::follow(vm, (direct, gic, v4_1), slot, vpe, vcpu);
     }
 
-    let groups = open_groups(vm, vcpu, gic, slot);
+    let groups = open_groups(vm, vcpu, gic, slot, vpe.sgis);
     let resident = if vpe.resident { vpe.groups } else { 0 };
     if resident == groups {
         return;
@@ -137,7 +142,7 @@ fn leave_direct<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu, departure: D
     let Ok(vpe) = &mut *vpe else {
         return false;
     };
-    let groups = open_groups(vm, vcpu, gic, slot);
+    let groups = open_groups(vm, vcpu, gic, slot, vpe.sgis);
     let pending = if vpe.resident {
         leave_cpu(gic, vpe, departure)
     } else {

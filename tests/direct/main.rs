@@ -369,7 +369,13 @@ fn a_virtual_pe_without_a_doorbell_keeps_its_vcpu_awake(version: Version) {
     };
 
     // A virtual PE that has just been made, and one that left without asking for its doorbell.
+    this.set_device(true).unwrap();
+    let its = Driver::new(&this.machine);
+    its.mapd(DEVICE.into(), 2);
+    its.map(DEVICE.into(), 0, LPI.into(), 0);
+    this.machine.put_all();
     this.set_vcpu(0, true).unwrap();
+    assert_eq!(this.events(0), Ok(1));
     assert_eq!(block_there(), awake);
     assert_eq!(this.serve(0), []);
     this.machine.enter(0);
