@@ -18,7 +18,7 @@ use crate::cpu::this_cpu::PinnedCpu;
 use crate::gic;
 
 /// Loads of the VM's vCPUs from one change to the next.
-const LOADS: u32 = 8;
+const LOADS: u32 = 4;
 
 /// Random changes of path of a VM.
 pub(crate) struct Changes {

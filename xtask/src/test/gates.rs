@@ -51,7 +51,7 @@ const EFI_BOARD: [&str; 2] = ["-smp", "4,sockets=2,clusters=2"];
 
 /// Seconds of fuzzing for each target: enough to reach the code again that the corpus reaches, and
 /// more.
-const FUZZING: u32 = 30;
+const FUZZING: u32 = 15;
 
 /// Seconds of the sweep's mutants.
 const SWEEPING: &str = "30";
