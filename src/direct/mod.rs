@@ -33,8 +33,9 @@
 //! A virtual PE of GICv4.1 asks for its doorbell as it leaves for a block, and the doorbell rings
 //! once. It may ring before BLOCKED is set: the work that the handler gives keeps the vCPU awake.
 //!
-//! A vCPU may be in the guest, or blocked, when its virtual PE is made. The virtual PE is not
-//! resident then, nor its doorbell enabled. A recall makes the vCPU enter again, or block again.
+//! A vCPU may be in the guest, or blocked, when its first event becomes direct. Its virtual PE is
+//! not resident then, nor the doorbell enabled. A recall makes the vCPU enter again, or block
+//! again.
 
 pub(crate) mod configuration;
 pub(crate) mod pending;

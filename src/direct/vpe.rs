@@ -33,9 +33,8 @@ fn pending_bytes<H: Host>(vm: &Vm<H>) -> usize {
     (1 << id_bits(vm)) / 8
 }
 
-/// Gives a vCPU a virtual PE, unless it has one. Returns true if the virtual PE has just been made:
-/// the caller recalls the vCPU, which may be in the guest, or blocked, without it. Takes the locks
-/// of `vm::direct`, one at a time.
+/// Gives a vCPU a virtual PE, unless it has one. The vCPU may be in the guest, or blocked: the
+/// first direct event recalls it. Takes the locks of `vm::direct`, one at a time.
 ///
 /// # Errors
 /// [`DirectError`]; the reason stays in the vCPU's slot.
@@ -43,7 +42,7 @@ pub(crate) fn ensure<H: Host>(
     vm: &Vm<H>,
     pin: &CpuPin<'_>,
     vcpu: VcpuId,
-) -> Result<bool, DirectError> {
+) -> Result<(), DirectError> {
     let (direct, gic) = of(vm).ok_or(DirectError::NoGicv4)?;
     let slot = direct.slot(vcpu).ok_or(DirectError::UnknownVcpu(vcpu))?;
 
@@ -58,10 +57,10 @@ pub(crate) fn ensure<H: Host>(
 
     let mut vpe = slot.vpe.lock(pin.locks());
     if vpe.is_ok() {
-        return Ok(false);
+        return Ok(());
     }
     *vpe = configuration.and_then(|table| make(vm, gic, Some(vcpu), pin.cpu(), table));
-    vpe.map(|_| true)
+    vpe.map(|_| ())
 }
 
 /// Makes the tables of a VM, and the virtual PE that takes pending states out.

@@ -400,20 +400,14 @@ pub(crate) fn set_vcpu<H: Host>(
         }
         direct::vpe::ensure(vm, pin, vcpu)
     } else {
-        Ok(false)
+        Ok(())
     };
-    if made == Ok(true) && !mutant(Mutant::VpeWithoutRecall) {
-        // The next entry makes the virtual PE resident, or the next block enables the doorbell.
-        queue::notify(vm, pin, vcpu, RECALL);
-    }
 
     slot.set_wanted(on);
     settle_all(vm, pin);
-    if vm.distributor.no_active_sgis() {
-        // The next entry brings the SGIs to the path that they are to take.
-        queue::notify(vm, pin, vcpu, RECALL);
-    }
-    made.map(|_| ())
+    // The next entry brings the vCPU's SGIs to the path that they are to take.
+    queue::notify(vm, pin, vcpu, RECALL);
+    made
 }
 
 /// Looks at every event of an ITS again: [`Vgic::settle_direct`](crate::Vgic::settle_direct).

@@ -1,7 +1,7 @@
 //! The library against a reference model: random operations are applied to both, and the state
 //! observable by a guest is compared after each.
 //!
-//! The test runs 64 sequences, or the number in `PROPTEST_CASES`. `cargo xtask test` runs a million
+//! The test runs 16 sequences, or the number in `PROPTEST_CASES`. `cargo xtask test` runs a million
 //! operations with an optimised build. [`coverage`] must then have seen every listed situation
 //! (`-- --nocapture` prints the counts). A counter-example is shrunk, printed and kept in
 //! `tests/proptest-regressions`. Once understood, the counter-example gets a name in
@@ -57,7 +57,7 @@ fn the_library_does_what_the_reference_does() {
         // The default suits smaller cases.
         cases: match std::env::var_os("PROPTEST_CASES") {
             Some(_) => config.cases,
-            None => 64,
+            None => 16,
         },
         max_shrink_iters: 20_000,
         source_file: Some(file!()),
