@@ -46,16 +46,20 @@ impl VpeId {
     pub const NO_DOORBELL: u32 = 1023;
 }
 
-/// Reason why commands were not executed: the ITS has not done them within the embedder's bound, or
-/// has stalled.
+/// Reason why the hardware has not done as told: an ITS or a redistributor was not done within a
+/// bound, or has stalled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ItsFault;
 
-/// The embedder's GICv4. All VMs of a machine share one.
+/// The machine's GICv4, as one VM uses it.
+///
+/// Each VM has a value of its own, since devices and vCPUs are named by the VM's numbers. ITSes,
+/// redistributors, vPEIDs and memory behind the values are the machine's, which all VMs share.
+/// Several CPUs call at the same time.
 ///
 /// A method must not block, and must not call back into a vGIC. The library calls with interrupts
 /// masked, perhaps with the command lock of a virtual ITS held, or the lock of
-/// [`Vgic::add_vcpu`](crate::Vgic::add_vcpu).
+/// [`Vgic::add_vcpu`](crate::Vgic::add_vcpu), and with the locks of virtual PEs.
 pub trait Gicv4: Send + Sync {
     /// Returns the rest of a GICv4.1, or `None` if the ITSes and redistributors are of GICv4.0. The
     /// answer is the same for ever.
@@ -70,7 +74,11 @@ pub trait Gicv4: Send + Sync {
     /// any machine with one ITS. Otherwise no vCPU has a virtual PE.
     fn vmovp_is_shared(&self) -> bool;
 
-    /// Executes at most 17 commands on an ITS, and returns when they are done.
+    /// Executes at most 17 commands on an ITS, and returns when they are done. The longest run is a
+    /// `VSGI` for each SGI of a vCPU, and a `VSYNC`.
+    ///
+    /// [`Command::words`] are the double words of the queue. Commands of several callers may follow
+    /// each other in any order, but those of one call stay in order.
     ///
     /// # Errors
     /// [`ItsFault`] if the ITS has not executed the commands within a bound of the embedder's
@@ -91,6 +99,9 @@ pub trait Gicv4: Send + Sync {
 
     /// Allocates physically contiguous memory, aligned to 64 KiB and all zeros, that the
     /// redistributors reach. Returns its physical address, or `None` without memory.
+    ///
+    /// A VM with 16 bits of INTID has two configuration tables of 56 KiB, and a pending table of
+    /// 8 KiB for each vCPU with a virtual PE and for one virtual PE of the library's own.
     fn allocate_table(&self, bytes: usize) -> Option<u64>;
 
     /// Frees a table that no redistributor uses any more.
@@ -100,10 +111,11 @@ pub trait Gicv4: Send + Sync {
     /// bytes when the call returns.
     fn fill_table(&self, table: u64, offset: usize, bytes: usize, value: u8);
 
-    /// Reads `GICR_VPENDBASER` of `cpu`, the calling CPU.
+    /// Reads `GICR_VPENDBASER` of `cpu`, the calling CPU. The library reads until Dirty is 0.
     fn vpendbaser(&self, cpu: CpuId) -> u64;
 
-    /// Writes `GICR_VPENDBASER` of `cpu`, the calling CPU.
+    /// Writes `GICR_VPENDBASER` of `cpu`, the calling CPU, after an earlier
+    /// [`Gicv4::set_vpropbaser`] has had its effect.
     fn set_vpendbaser(&self, cpu: CpuId, value: u64);
 
     /// Reads `GICR_VPROPBASER` of `cpu`, the calling CPU. GICv4.0 only.
@@ -135,7 +147,8 @@ pub trait Gicv4: Send + Sync {
 
     /// Unmaps an event, whose MSIs are held, from the physical LPI to which the embedder has mapped
     /// it ([`Host::event_mapped`](crate::Host::event_mapped)). Returns true if that LPI was
-    /// pending, and no CPU has taken it. The caller has the event mapped to a virtual LPI next.
+    /// pending, and no CPU has taken it. The library maps the event to a virtual LPI next
+    /// (`VMAPTI`), and does not call [`Host::event_unmapped`](crate::Host::event_unmapped).
     ///
     /// A CPU that has taken the LPI still injects the MSI after the call: the embedder keeps what
     /// the LPI stands for until the LPI is mapped again.

@@ -15,11 +15,12 @@ use crate::its;
 /// work ([`Vgic::advance`]), and neither loses nor doubles an interrupt.
 impl<H: Host> Vgic<H> {
     /// Makes the MSIs of passed-through devices reach `vcpu` directly, or ends that. Allocates a
-    /// virtual PE the first time; the VM keeps it until its end.
+    /// virtual PE the first time; the VM keeps it until its end. Any CPU may call, wherever the
+    /// vCPU is: in the guest, blocked or put.
     ///
     /// # Errors
-    /// [`DirectError`] if the vCPU has no virtual PE, or is of a VM that lets no vCPU in. Its MSIs
-    /// go through list registers then. A later call tries again.
+    /// [`DirectError`] if the vCPU has no virtual PE, or is of a VM that lets no vCPU in. The
+    /// vCPU's MSIs go through list registers then. A later call tries again.
     pub fn set_direct_vcpu(
         &self,
         pin: &CpuPin<'_>,
@@ -42,10 +43,12 @@ impl<H: Host> Vgic<H> {
         its::direct::settle_again(&self.vm, pin, its)
     }
 
-    /// Returns the number of events that are direct to `vcpu`.
+    /// Returns the number of events that are direct to `vcpu`: 0 until deferred work has made the
+    /// first one direct. The events are those that the guest has mapped, pending or not.
     ///
     /// # Errors
-    /// The [`DirectError`] for which the vCPU has no virtual PE.
+    /// The [`DirectError`] for which the vCPU has no virtual PE, [`DirectError::NotWanted`] before
+    /// the first call of [`Vgic::set_direct_vcpu`].
     pub fn direct_events(&self, pin: &CpuPin<'_>, vcpu: VcpuId) -> Result<u32, DirectError> {
         self.vm.admit(pin)?;
         let (direct, _) = direct::of(&self.vm).ok_or(DirectError::NoGicv4)?;
@@ -54,8 +57,10 @@ impl<H: Host> Vgic<H> {
         vpe.map(|_| slot.events())
     }
 
-    /// Handles the doorbell of `vcpu`'s virtual PE: wakes the vCPU if it is blocked
-    /// ([`Host::wake`]). The doorbell may have rung in vain.
+    /// Handles the doorbell of `vcpu`'s virtual PE, which the embedder has acknowledged: wakes the
+    /// vCPU if it is blocked ([`Host::wake`]). Otherwise a doorbell of GICv4.0 is disabled
+    /// ([`Gicv4::set_doorbell`](crate::gicv4::Gicv4::set_doorbell)) until the next block. The
+    /// doorbell may have rung in vain. Any CPU may call.
     ///
     /// # Errors
     /// [`InjectError::UnknownVcpu`], [`InjectError::ForeignDomain`].
