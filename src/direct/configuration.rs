@@ -14,7 +14,8 @@ use crate::intid::{IntId, VcpuId};
 use crate::vm::Vm;
 use crate::vm::irq::{Irq, State};
 
-/// Most virtual PEs whose configurations are read again in one wait for the ITS.
+/// Most virtual PEs whose configurations are read again in one wait for the ITS. GICv4.1 has a wait
+/// for each of them, at its redistributor.
 pub(crate) const AT_ONCE: usize = 8;
 
 /// Returns the byte of an LPI in a configuration table (IHI 0069, 5.1.1).
@@ -66,7 +67,9 @@ pub(crate) fn reader<H: Host>(vm: &Vm<H>, irq: &Irq) -> Option<VcpuId> {
 }
 
 /// Makes the hardware read the configurations of the virtual LPIs of at most [`AT_ONCE`] vCPUs
-/// again: one wait for the ITS. An ITS that does not answer leaves the old configurations in force.
+/// again: by one wait for the ITS with GICv4.0 (`VINVALL`), and by one wait for each virtual PE's
+/// redistributor with GICv4.1 (`GICR_INVALLR`). Hardware that does not answer leaves the old
+/// configurations in force.
 pub(crate) fn invalidate<H: Host>(
     vm: &Vm<H>,
     pin: &CpuPin<'_>,

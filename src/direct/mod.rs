@@ -9,13 +9,15 @@
 //! | [`configuration`] | priorities and enables of virtual LPIs |
 //! | [`sgi`] | virtual SGIs of GICv4.1 |
 //!
-//! `its::direct` decides which events are direct.
+//! `vm::direct` has the state, and the locks. `its::direct` decides which events are direct, and
+//! changes their path. `vgic::direct` has the embedder's calls, and [`crate::gicv4`] the embedder's
+//! hardware.
 //!
 //! # Places of pending states
 //! The state word of an LPI knows nothing of direct injection: an event is direct, not an LPI. An
 //! MSI of a direct event becomes pending in the hardware, any other injection of the LPI in the
 //! state word, and each is delivered once. An event that becomes direct, or ceases to be, takes the
-//! pending state along: `its::direct`.
+//! pending state along: `its::direct`. Virtual SGIs have two such places too: [`sgi`].
 //!
 //! # No lost wake-up
 //! A virtual PE is resident while its vCPU is loaded and not blocked, if an event is direct to it,

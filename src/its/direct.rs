@@ -1,10 +1,13 @@
 //! Direct events: which events are direct, and the change between the two paths.
 //!
-//! An event is direct if the embedder wants direct injection for its device ([`Gicv4::device`]) and
-//! for its vCPU, the vCPU has a virtual PE, its redistributor enables LPIs, and the ITS is enabled.
+//! An event is direct if the embedder wants direct injection for its device
+//! ([`Gicv4::device`](crate::gicv4::Gicv4::device)) and for its vCPU, the vCPU has a virtual PE,
+//! the vCPU's redistributor enables LPIs, and the ITS is enabled. An LPI that several events share
+//! has no direct event.
+//!
 //! Every command that maps, moves or unmaps an event ends here, with the command lock held. A
-//! change of a wish settles every event, in slices
-//! ([`Task::Settle`](crate::vm::its::progress::Task)).
+//! change of what the embedder wants *settles* every event: brings each to the path that it is to
+//! take, in slices ([`Task::Settle`](crate::vm::its::progress::Task)).
 //!
 //! # The pending state goes along
 //! The device's MSIs are held during a change of the path, so that none finds the event unmapped.
@@ -381,7 +384,8 @@ pub(crate) fn resume<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
     }
 }
 
-/// Sets the embedder's wish for a vCPU: [`Vgic::set_direct_vcpu`](crate::Vgic::set_direct_vcpu).
+/// Sets whether the embedder wants a vCPU to be direct:
+/// [`Vgic::set_direct_vcpu`](crate::Vgic::set_direct_vcpu).
 pub(crate) fn set_vcpu<H: Host>(
     vm: &Vm<H>,
     pin: &CpuPin<'_>,

@@ -183,7 +183,8 @@ impl Slot {
         self.suspended.store(false, Relaxed);
     }
 
-    /// Sets the embedder's wish. The caller settles every ITS afterwards.
+    /// Sets whether the embedder wants the vCPU's events to be direct. The caller settles every ITS
+    /// afterwards.
     pub(crate) fn set_wanted(&self, wanted: bool) {
         // Relaxed: as in `is_wanted`.
         self.wanted.store(wanted, Relaxed);

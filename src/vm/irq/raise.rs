@@ -45,7 +45,7 @@ impl Irq {
         self.set_source(MESSAGE, asserted)
     }
 
-    /// Sets one of the sources of the level ([`ASSERTED`]).
+    /// Sets one of the sources of the level ([`ASSERTED`](super::state::ASSERTED)).
     #[inline]
     fn set_source(&self, source: u64, high: bool) -> Changed {
         step();
