@@ -433,7 +433,7 @@ pub(crate) fn virtual_pes(counters: &Counters) -> [Check; 2] {
             "no event was direct",
         ),
         Check::some(
-            "stays of virtual PEs on CPUs",
+            "residencies of virtual PEs",
             counters.vpe_residencies,
             "no virtual PE took an lpi",
         ),

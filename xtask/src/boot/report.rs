@@ -147,7 +147,7 @@ impl Report {
     /// Formats the counts of direct injection, if virtual PEs have been on CPUs.
     fn direct(&self) -> Option<String> {
         let count = |name| self.counters.get(name).and_then(Value::as_u64);
-        let stays = count("vpe_residencies").filter(|stays| *stays > 0)?;
+        let residencies = count("vpe_residencies").filter(|count| *count > 0)?;
         let [begins, ends, doorbells, changes] = [
             "direct_begins",
             "direct_ends",
@@ -156,8 +156,9 @@ impl Report {
         ]
         .map(|name| count(name).unwrap_or(0));
         Some(format!(
-            "direct injection: {stays} stays of virtual PEs, {doorbells} doorbells; {begins} \
-             events began and {ends} ended to be direct, by {changes} changes"
+            "direct injection: {residencies} residencies of virtual PEs, {doorbells} doorbells; \
+             {begins} events became direct, {ends} went back to list registers, {changes} changes \
+             of path by hyp.direct=switch"
         ))
     }
 

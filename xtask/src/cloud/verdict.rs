@@ -557,7 +557,7 @@ Err: 0
                 "a: lpi injections beside direct ones",
                 "b: lpi injections beside direct ones",
                 "events that became direct",
-                "stays of virtual PEs on CPUs",
+                "residencies of virtual PEs",
             ]
         );
     }
