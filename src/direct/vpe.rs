@@ -176,7 +176,7 @@ pub(crate) fn free_all<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
     for slot in &direct.slots {
         let mut vpe = slot.vpe.lock(pin.locks());
         if let Ok(old) = *vpe {
-            *vpe = Err(DirectError::NotWanted);
+            *vpe = Err(DirectError::TornDown);
             all_left &= !old.resident && free(vm, gic, old).is_ok();
         }
     }

@@ -581,11 +581,14 @@ fn a_vcpu_without_a_virtual_pe_has_its_reason(version: Version) {
 }
 
 fn a_vm_that_is_taken_apart_makes_no_virtual_pe(version: Version) {
-    let this = Direct::new(version, 1);
+    let this = Direct::new(version, 2);
+    this.set_vcpu(1, true).unwrap();
     this.machine.put_all();
     let pin = this.machine.pin();
     this.machine.vm.teardown(&pin).unwrap();
     assert_eq!(this.set_vcpu(0, true), Err(DirectError::TornDown));
+    assert_eq!(this.events(0), Err(DirectError::NotWanted));
+    assert_eq!(this.events(1), Err(DirectError::TornDown));
     this.model.check_empty();
 }
 
