@@ -14,7 +14,8 @@ use crate::vm::ap_list::Class;
 use crate::vm::direct::{Slot, VirtualSgis, Vpe};
 use crate::vm::vcpu::Vcpu;
 
-/// Reads of `GICR_VPENDBASER` until a virtual PE has left. Linux waits for half a millisecond.
+/// Most reads of `GICR_VPENDBASER` until a virtual PE has left. Linux polls for at most 500 us
+/// (`its_wait_vpt_parse_complete`). How long the reads take depends on the machine.
 const PATIENCE: u32 = 1 << 16;
 
 /// Reason for which a virtual PE leaves its CPU.
@@ -24,7 +25,8 @@ pub(crate) enum Departure {
     Block,
     /// The vCPU goes on soon, on this CPU or another.
     Pause,
-    /// Somebody wants to know whether a virtual interrupt is pending.
+    /// The vCPU stays on this CPU. The caller asks whether a virtual interrupt is pending, or makes
+    /// the virtual PE resident with other groups, or off.
     Look,
 }
 
@@ -220,8 +222,8 @@ pub(super) fn arrive(gic: &dyn Gicv4, cpu: CpuId, arrival: Arrival) {
     gic.set_vpendbaser(cpu, arrival.vpendbaser);
 }
 
-/// Ends the residency on `cpu`, the calling CPU. Returns PendingLast and IDAI. Nobody has looked if
-/// a virtual PE of GICv4.1 only pauses.
+/// Ends the residency on `cpu`, the calling CPU. Returns PendingLast and IDAI. With GICv4.1,
+/// PendingLast is true in any case for [`Departure::Pause`]: the redistributor is not asked.
 ///
 /// # Errors
 /// [`ItsFault`] if the redistributor is not done in time.

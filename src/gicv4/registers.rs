@@ -7,7 +7,8 @@ pub(crate) const IDAI: u64 = 1 << 62;
 /// `GICR_VPENDBASER.Doorbell` of GICv4.1: the virtual PE that leaves asks for its default doorbell.
 pub(crate) const DOORBELL: u64 = 1 << 62;
 /// `GICR_VPENDBASER.PendingLast`: the virtual PE has pending and enabled virtual interrupts. Of a
-/// virtual PE of GICv4.1 that leaves, the hypervisor may set the bit, and then nobody looks.
+/// virtual PE of GICv4.1 that leaves, the hypervisor may set the bit: the redistributor then does
+/// not look into the table, and the bit says nothing.
 pub(crate) const PENDING_LAST: u64 = 1 << 61;
 /// `GICR_VPENDBASER.Dirty`: the virtual PE has not left yet, or its table is still being read.
 pub(crate) const DIRTY: u64 = 1 << 60;
