@@ -100,8 +100,8 @@ impl Stale {
             return;
         }
 
-        self.waits = self.waits.saturating_add(1);
-        configuration::invalidate(vm, pin, vcpus().map(|(vcpu, _)| *vcpu));
+        let waits = configuration::invalidate(vm, pin, vcpus().map(|(vcpu, _)| *vcpu));
+        self.waits = self.waits.saturating_add(waits);
 
         for (vcpu, _) in vcpus().filter(|(_, wakes)| *wakes) {
             if let Some(vcpu) = vm.vcpu(*vcpu)

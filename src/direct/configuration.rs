@@ -68,25 +68,27 @@ pub(crate) fn reader<H: Host>(vm: &Vm<H>, irq: &Irq) -> Option<VcpuId> {
 
 /// Makes the hardware read the configurations of the virtual LPIs of at most [`AT_ONCE`] vCPUs
 /// again: by one wait for the ITS with GICv4.0 (`VINVALL`), and by one wait for each virtual PE's
-/// redistributor with GICv4.1 (`GICR_INVALLR`). Hardware that does not answer leaves the old
-/// configurations in force.
+/// redistributor with GICv4.1 (`GICR_INVALLR`). Returns the number of waits. Hardware that does not
+/// answer leaves the old configurations in force.
 pub(crate) fn invalidate<H: Host>(
     vm: &Vm<H>,
     pin: &CpuPin<'_>,
     vcpus: impl Iterator<Item = VcpuId>,
-) {
+) -> u32 {
     let Some((direct, gic)) = of(vm) else {
-        return;
+        return 0;
     };
 
     if let Some(v4_1) = gic.v4_1() {
+        let mut waits = 0_u32;
         for slot in vcpus.filter_map(|vcpu| direct.slot(vcpu)) {
             // Under the lock, which keeps the virtual PE on its redistributor.
             if let Ok(vpe) = *slot.vpe.lock(pin.locks()) {
                 let _ = v4_1.write_invallr(vpe.cpu, invallr(vpe.id.number));
+                waits = waits.saturating_add(1);
             }
         }
-        return;
+        return waits;
     }
 
     let vpes = vcpus.filter_map(|vcpu| direct.slot(vcpu)?.vpe.lock(pin.locks()).ok());
@@ -98,7 +100,9 @@ pub(crate) fn invalidate<H: Host>(
         count = count.saturating_add(2);
     }
 
-    if let Some(commands @ [_, ..]) = commands.get(..count) {
-        let _ = gic.execute(PhysicalIts(0), commands);
-    }
+    let Some(commands @ [_, ..]) = commands.get(..count) else {
+        return 0;
+    };
+    let _ = gic.execute(PhysicalIts(0), commands);
+    1
 }
