@@ -44,17 +44,17 @@ fn open_groups<H: Host>(
     sgis: VirtualSgis,
 ) -> u32 {
     const LPIS: u32 = 1 << 1;
-    let enabled = vm.distributor.enabled_groups();
     let has_events = slot.events() != 0;
-    let holds_lpis = has_events && !vcpu.enabled_classes(enabled).contains(Class::Lpi);
-
-    if holds_lpis || !has_events && !sgis.used {
+    let groups = if gic.v4_1().is_none() {
+        let enabled = vcpu.enabled_classes(vm.distributor.enabled_groups());
+        u32::from(enabled.contains(Class::Lpi)) * LPIS
+    } else if has_events && !vcpu.redistributor.lpis_enabled() {
         0
-    } else if gic.v4_1().is_some() {
-        vm.distributor.group_enables() & 3
     } else {
-        LPIS
-    }
+        vm.distributor.group_enables() & 3
+    };
+
+    if has_events || sgis.used { groups } else { 0 }
 }
 
 /// Makes the vCPU's virtual PE resident on the calling CPU, if the vCPU has one, and if virtual

@@ -133,6 +133,12 @@ pub(crate) fn is_to_follow<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) -
     .is_some()
 }
 
+/// Returns true if SGIs may be pending in a vCPU's virtual PE: also those that have come before the
+/// guest has asked for SGIs with an active state.
+pub(crate) fn may_be_pending<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) -> bool {
+    with_used(vm, pin, vcpu, |_, _, _| ()).is_some()
+}
+
 /// Returns the SGIs that are pending in a vCPU's virtual PE, a bit each.
 pub(crate) fn pending<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) -> u32 {
     with_used(vm, pin, vcpu, |_, v4_1, vpe| read_pending(v4_1, vpe)).unwrap_or(0)

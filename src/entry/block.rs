@@ -105,7 +105,7 @@ fn block_direct<H: Host, I: CpuInterface>(
 ) -> Blocked {
     let pending = direct::residency::leave(vm, pin, vcpu, Departure::Block);
 
-    if pending && takes_virtual(vm, cpu, vcpu) || !vcpu.residency.block() {
+    if pending && takes_virtual(vm, cpu, pin, vcpu) || !vcpu.residency.block() {
         direct::residency::enter(vm, pin, vcpu);
         return Blocked::No;
     }
@@ -118,10 +118,17 @@ fn block_direct<H: Host, I: CpuInterface>(
 /// Returns true if a pending virtual interrupt of unknown priority and group may be signalled to
 /// the vCPU, or asks for its wake-up. One that the priority mask or the running priority holds back
 /// wakes the vCPU in vain. Only SGIs may be of Group 0.
-fn takes_virtual<H: Host, I: CpuInterface>(vm: &Vm<H>, cpu: &Cpu<I>, vcpu: &Vcpu) -> bool {
+fn takes_virtual<H: Host, I: CpuInterface>(
+    vm: &Vm<H>,
+    cpu: &Cpu<I>,
+    pin: &CpuPin<'_>,
+    vcpu: &Vcpu,
+) -> bool {
     let vmcr = cpu.interface().read_vmcr();
     let takes = |group1| priority::signals(vmcr, priority::IDLE, 0, group1);
-    vcpu.redistributor.is_asleep() || takes(true) || vm.distributor.no_active_sgis() && takes(false)
+    vcpu.redistributor.is_asleep()
+        || takes(true)
+        || takes(false) && direct::sgi::may_be_pending(vm, pin, vcpu)
 }
 
 /// Returns whether the vCPU's virtual IRQ or FIQ, or its wake request, is asserted:
@@ -146,7 +153,7 @@ pub(crate) fn has_pending<H: Host, I: CpuInterface>(
     let mut pending = !signalled;
     if pending {
         let may_be = direct::residency::leave(vm, pin, vcpu, Departure::Look);
-        pending = may_be && takes_virtual(vm, cpu, vcpu);
+        pending = may_be && takes_virtual(vm, cpu, pin, vcpu);
     }
     direct::residency::enter(vm, pin, vcpu);
     Ok(signalled || pending)

@@ -177,7 +177,7 @@ impl<'a, H: Host> Execution<'a, H> {
         if self.submit(new, &commands) {
             self.note(at, Some(new.event));
             self.add_event(new);
-            old.slot.remove_event();
+            self.remove_event(old);
         }
     }
 
@@ -186,6 +186,15 @@ impl<'a, H: Host> Execution<'a, H> {
     fn add_event(&self, new: Place<'_>) {
         if new.slot.add_event() && !mutant(Mutant::VpeWithoutRecall) {
             queue::notify(self.vm, self.pin, new.event.vcpu, RECALL);
+        }
+    }
+
+    /// Counts an event that is no more direct to its vCPU. A virtual PE has been off while its vCPU
+    /// had LPIs disabled and events: without the last one it is resident for its SGIs.
+    fn remove_event(&self, old: Place<'_>) {
+        let vcpu = self.vm.vcpu(old.event.vcpu);
+        if old.slot.remove_event() && vcpu.is_some_and(|vcpu| !vcpu.redistributor.lpis_enabled()) {
+            queue::notify(self.vm, self.pin, old.event.vcpu, RECALL);
         }
     }
 
@@ -254,7 +263,7 @@ impl<'a, H: Host> Execution<'a, H> {
             let _ = inject::raised(vm, pin, irq, irq.raise());
         }
 
-        old.slot.remove_event();
+        self.remove_event(old);
         pin.counters().direct_ends.add(1);
         gic.release(its.id, at.device);
     }
@@ -266,7 +275,7 @@ impl<'a, H: Host> Execution<'a, H> {
             let discard = Command::discard(old.event.device, at.event);
             self.submit(old, &[discard, Command::vsync(old.vpe.number)]);
             self.note(at, None);
-            old.slot.remove_event();
+            self.remove_event(old);
         } else {
             let host = &self.vm.host;
             host.event_unmapped(self.its.id, at.device, at.event);

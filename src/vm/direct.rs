@@ -219,10 +219,11 @@ impl Slot {
         self.events.fetch_add(1, Relaxed) == 0
     }
 
-    /// Counts an event that is no more direct to the vCPU.
-    pub(crate) fn remove_event(&self) {
+    /// Counts an event that is no more direct to the vCPU. Returns true for the last.
+    #[must_use]
+    pub(crate) fn remove_event(&self) -> bool {
         // Release: pairs with the Acquire in `events`.
-        self.events.fetch_sub(1, Release);
+        self.events.fetch_sub(1, Release) == 1
     }
 }
 
