@@ -11,6 +11,8 @@ use crate::gicv4::command::Command;
 use crate::gicv4::registers::invallr;
 use crate::host::Host;
 use crate::intid::{IntId, VcpuId};
+use crate::sync::Ordering::SeqCst;
+use crate::sync::fence;
 use crate::vm::Vm;
 use crate::vm::irq::{Irq, State};
 
@@ -62,6 +64,8 @@ fn store_direct<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
 /// direct to the vCPU. An event that becomes direct to a vCPU has its configuration read then.
 pub(crate) fn reader<H: Host>(vm: &Vm<H>, irq: &Irq) -> Option<VcpuId> {
     let (direct, _) = of(vm)?;
+    // SeqCst: pairs with the fence in `Execution::add_event`.
+    fence(SeqCst);
     let vcpu = irq.state().target()?;
     (direct.slot(vcpu)?.events() > 0).then_some(vcpu)
 }

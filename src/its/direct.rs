@@ -27,7 +27,8 @@ use crate::intid::{DeviceId, EventId, ItsId, VcpuId};
 use crate::its::command_queue::PHYSICAL_STEPS;
 use crate::its::execute::Execution;
 use crate::its::walks;
-use crate::sync::{Mutant, mutant};
+use crate::sync::Ordering::SeqCst;
+use crate::sync::{Mutant, fence, mutant};
 use crate::vm::Vm;
 use crate::vm::direct::{Direct, DirectEvent, Slot};
 use crate::vm::irq::Irq;
@@ -174,19 +175,27 @@ impl<'a, H: Host> Execution<'a, H> {
             Command::vsync(from),
             Command::vsync(to),
         ];
+        self.add_event(new);
         if self.submit(new, &commands) {
             self.note(at, Some(new.event));
-            self.add_event(new);
             self.remove_event(old);
+        } else {
+            self.remove_event(new);
         }
     }
 
-    /// Counts an event that has become direct to a vCPU. The first one makes the virtual PE of a
-    /// vCPU that is in the guest resident, and enables the doorbell of one that is blocked.
+    /// Counts an event that becomes direct to a vCPU. The first one makes the virtual PE of a vCPU
+    /// that is in the guest resident, and enables the doorbell of one that is blocked.
+    ///
+    /// Before the `INV` of the event: an invalidation by another CPU that comes later finds the
+    /// vCPU among the readers of the configuration table.
     fn add_event(&self, new: Place<'_>) {
         if new.slot.add_event() && !mutant(Mutant::VpeWithoutRecall) {
             queue::notify(self.vm, self.pin, new.event.vcpu, RECALL);
         }
+        // SeqCst: pairs with the fence in `configuration::reader`: the other CPU finds the event,
+        // or the `INV` has the redistributor read what that CPU has stored.
+        fence(SeqCst);
     }
 
     /// Counts an event that is no more direct to its vCPU. A virtual PE has been off while its vCPU
@@ -212,6 +221,7 @@ impl<'a, H: Host> Execution<'a, H> {
                 && !mutant(Mutant::PhysicalLpiForgotten);
         }
 
+        self.add_event(new);
         configuration::store(vm, pin, irq);
         let VpeId { number, doorbell } = new.vpe;
         let map = Command::vmapti(
@@ -226,7 +236,6 @@ impl<'a, H: Host> Execution<'a, H> {
         let invalidate = Command::inv(new.event.device, at.event);
         if self.submit(new, &[map, invalidate, sync]) {
             self.note(at, Some(new.event));
-            self.add_event(new);
             pin.counters().direct_begins.add(1);
             if let Some(changed) = irq.take_pending(new.event.vcpu) {
                 queue::complete(vm, pin, irq, changed);
@@ -235,6 +244,7 @@ impl<'a, H: Host> Execution<'a, H> {
             let int = Command::int(new.event.device, at.event);
             pending = pending && !self.submit(new, &[int, sync]);
         } else {
+            self.remove_event(new);
             self.report(at, irq, Some(new.event.vcpu));
         }
         if pending {
