@@ -72,6 +72,11 @@ impl<'a, H: Host> Execution<'a, H> {
     fn choose_path(&self, at: Event, irq: &Irq, target: Option<VcpuId>, known: bool) -> bool {
         match (self.direct_place(at), self.wanted_place(at, irq, target)) {
             (None, None) => return false,
+            (Some(old), Some(new)) if old.event.device != new.event.device => {
+                // Another physical device: the event is mapped there anew.
+                self.to_state_word(at, irq, old, target);
+                self.to_hardware(at, irq, new, true);
+            }
             (Some(old), Some(new)) if old.event.vcpu == new.event.vcpu => {}
             (Some(old), Some(new)) => self.move_between(at, old, new),
             (None, Some(new)) => self.to_hardware(at, irq, new, known),
