@@ -1,6 +1,6 @@
 //! A virtual PE: made, moved to another CPU, freed.
 
-use crate::direct::of;
+use crate::direct::{of, sgi};
 use crate::epoch::CpuPin;
 use crate::error::DirectError;
 use crate::gicv4::command::Command;
@@ -59,8 +59,17 @@ pub(crate) fn ensure<H: Host>(
     if vpe.is_ok() {
         return Ok(());
     }
-    *vpe = configuration.and_then(|table| make(vm, gic, Some(vcpu), pin.cpu(), table));
-    vpe.map(|_| ())
+    let made = configuration.and_then(|table| make(vm, gic, Some(vcpu), pin.cpu(), table));
+    *vpe = made;
+    drop(vpe);
+
+    if let Err(error) = made
+        && keeps_configuration(gic, error)
+        && let Some(shared) = &mut *direct.shared.lock(pin.locks())
+    {
+        shared.is_kept = true;
+    }
+    made.map(|_| ())
 }
 
 /// Makes the tables of a VM, and the virtual PE that takes pending states out.
@@ -78,15 +87,24 @@ fn make_shared<H: Host>(vm: &Vm<H>, gic: &dyn Gicv4, cpu: CpuId) -> Result<Share
 
     let configuration = table(DISABLED)?;
     let all_enabled = table(ENABLED).inspect_err(|_| gic.free_table(configuration, bytes))?;
-    let parking = make(vm, gic, None, cpu, all_enabled).inspect_err(|_| {
+    let parking = make(vm, gic, None, cpu, all_enabled).inspect_err(|error| {
         gic.free_table(configuration, bytes);
-        gic.free_table(all_enabled, bytes);
+        if !keeps_configuration(gic, *error) {
+            gic.free_table(all_enabled, bytes);
+        }
     })?;
 
     Ok(Shared {
         configuration,
+        is_kept: false,
         parking,
     })
+}
+
+/// Returns true if an ITS that has stopped, in [`make`], may still have the configuration table: a
+/// `VMAPP` of GICv4.1 has its address.
+fn keeps_configuration(gic: &dyn Gicv4, error: DirectError) -> bool {
+    error == DirectError::ItsFault && gic.v4_1().is_some()
 }
 
 /// Makes a virtual PE with this configuration table, and maps it to the redistributor of `cpu`.
@@ -172,6 +190,12 @@ pub(crate) fn free_all<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
         return;
     };
 
+    for vcpu in &vm.vcpus {
+        // No SGI goes to a number that is free, nor, from a virtual PE that stays resident, to the
+        // guest that is on the CPU next.
+        let _dropped = sgi::take(vm, pin, vcpu);
+    }
+
     let mut all_left = true;
     for slot in &direct.slots {
         let mut vpe = slot.vpe.lock(pin.locks());
@@ -185,6 +209,7 @@ pub(crate) fn free_all<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
     if let Some(old) = shared.take()
         && free(vm, gic, old.parking).is_ok()
         && all_left
+        && !old.is_kept
     {
         let bytes = configuration_bytes(vm);
         gic.free_table(old.configuration, bytes);

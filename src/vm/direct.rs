@@ -85,6 +85,8 @@ pub(crate) struct VirtualSgis {
 pub(crate) struct Shared {
     /// Physical address of the configuration table of the VM's virtual LPIs.
     pub(crate) configuration: u64,
+    /// True if an ITS that has stopped may still have the table, which then is not freed.
+    pub(crate) is_kept: bool,
     /// A virtual PE of no vCPU, whose configuration table enables every virtual LPI:
     /// [`crate::direct::pending`].
     pub(crate) parking: Vpe,
