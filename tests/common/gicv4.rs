@@ -57,6 +57,8 @@ pub enum Version {
     V4_1,
 }
 
+type Interruption = Box<dyn FnOnce() + Send>;
+
 #[derive(Default)]
 struct State {
     version: Version,
@@ -75,10 +77,14 @@ struct State {
     lpis_pending: BTreeSet<(u32, u32)>,
     /// Devices whose MSIs are to be direct.
     devices: BTreeSet<u32>,
+    /// Devices at the ITS, where they are others than their DeviceIDs say.
+    elsewhere: BTreeMap<u32, u32>,
     /// Events that wait, by held device.
     held: BTreeMap<u32, Vec<u64>>,
     /// The MSI that its device sends as soon as its MSIs are held.
     at_hold: Option<(u32, u64)>,
+    /// Called once a command of this number has been executed, and the ITS has answered.
+    after: Option<(u8, Interruption)>,
     /// MSIs that were held, and then had no virtual LPI.
     by_software: Vec<(u32, u32)>,
     /// Virtual PEs with commands that no VSYNC has followed.
@@ -422,6 +428,11 @@ impl Model {
         }
     }
 
+    /// Replaces the physical device behind a device, for the library to ask.
+    pub fn replace_device(&self, device: u32, by: u32) {
+        self.0.lock().unwrap().elsewhere.insert(device, by);
+    }
+
     /// Sends an MSI of a device.
     pub fn send(&self, device: u32, event: u32) -> Sent {
         self.0.lock().unwrap().send(device, event.into())
@@ -504,6 +515,17 @@ impl Model {
         state.commands_left = commands;
     }
 
+    /// Makes the redistributor of `cpu` cache the configuration of a virtual LPI.
+    pub fn cache(&self, cpu: usize, vpe: u16, lpi: usize) {
+        let mut state = self.0.lock().unwrap();
+        state.configuration(cpu as u16, vpe, lpi);
+    }
+
+    /// Calls `interruption` after the next command `code`, before the library goes on.
+    pub fn interrupt_after(&self, code: u8, interruption: impl FnOnce() + Send + 'static) {
+        self.0.lock().unwrap().after = Some((code, Box::new(interruption)));
+    }
+
     /// Checks that nothing is left of any VM.
     pub fn check_empty(&self) {
         let state = self.0.lock().unwrap();
@@ -555,6 +577,16 @@ impl Gicv4 for Model {
             state.execute(*command);
         }
         assert!(state.unsynced.is_empty(), "no VSYNC after {commands:x?}");
+        let is_among = |code| {
+            commands
+                .iter()
+                .any(|command| command.words()[0] as u8 == code)
+        };
+        let after = state.after.take_if(|(code, _)| is_among(*code));
+        drop(state);
+        if let Some((_, interruption)) = after {
+            interruption();
+        }
         Ok(())
     }
 
@@ -707,7 +739,9 @@ impl Gicv4 for Model {
 
     fn device(&self, its: ItsId, device: DeviceId) -> Option<PhysicalDevice> {
         let device = physical(its, device);
-        let wanted = self.0.lock().unwrap().devices.contains(&device);
+        let state = self.0.lock().unwrap();
+        let wanted = state.devices.contains(&device);
+        let device = state.elsewhere.get(&device).copied().unwrap_or(device);
         let its = PhysicalIts(0);
         wanted.then_some(PhysicalDevice { its, device })
     }

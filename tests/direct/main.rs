@@ -2,8 +2,10 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod corners;
 mod random;
 mod sgis;
+mod wakes;
 
 use std::sync::Arc;
 
