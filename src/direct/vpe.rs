@@ -145,6 +145,7 @@ fn make<H: Host>(
         table,
         configuration,
         cpu,
+        is_between: false,
         resident: false,
         // A virtual PE of GICv4.1 has not asked for its doorbell yet.
         pending: v4_1,
@@ -159,7 +160,7 @@ fn make<H: Host>(
 
 /// Moves a virtual PE, which is not resident, to the redistributor of `cpu`.
 pub(super) fn move_to(gic: &dyn Gicv4, vpe: &mut Vpe, cpu: CpuId) -> Result<(), ItsFault> {
-    if vpe.cpu == cpu {
+    if vpe.cpu == cpu && !vpe.is_between {
         return Ok(());
     }
 
@@ -169,7 +170,10 @@ pub(super) fn move_to(gic: &dyn Gicv4, vpe: &mut Vpe, cpu: CpuId) -> Result<(), 
     if gic.v4_1().is_some() {
         there = there.with_doorbell(vpe.id.doorbell);
     }
+    // An ITS that does not answer may have moved it, or may do so later.
+    vpe.is_between = true;
     gic.execute(its, &[there, Command::vsync(number)])?;
+    vpe.is_between = false;
     vpe.cpu = cpu;
     Ok(())
 }

@@ -52,6 +52,8 @@ pub(crate) struct Vpe {
     pub(crate) configuration: u64,
     /// CPU whose redistributor the virtual PE is mapped to.
     pub(crate) cpu: CpuId,
+    /// True if the ITS has not answered a move from `cpu`: the next one is sent even to `cpu`.
+    pub(crate) is_between: bool,
     /// True while the virtual PE is resident on `cpu`.
     pub(crate) resident: bool,
     /// True if a virtual interrupt may be pending: one was when the virtual PE left, or the

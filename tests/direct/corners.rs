@@ -176,6 +176,27 @@ fn an_its_that_stops_while_a_virtual_pe_is_made_keeps_the_tables() {
     }
 }
 
+/// Stops the ITS once it has moved a virtual PE, which then comes back to its old CPU.
+#[test]
+fn a_move_without_an_answer_is_undone() {
+    for version in VERSIONS {
+        let (this, start) = Direct::started(version, 2);
+        let _its = start(&this);
+        this.machine.put_all();
+        this.model.leave(None, None, Some(1));
+        let cpu = &this.machine.cpus[1];
+        this.machine.vm.enter(&cpu.pin(), vcpu(0)).unwrap();
+        this.machine.vm.exit(&cpu.pin(), vcpu(0)).unwrap();
+        this.machine.vm.vcpu_put(&cpu.pin(), vcpu(0)).unwrap();
+        this.model.leave(None, None, None);
+
+        assert_eq!(this.serve(0), []);
+        assert!(this.msi(0));
+        assert_eq!(this.serve(0), [LPI]);
+        this.finish();
+    }
+}
+
 /// Invalidates the configuration of an LPI by another CPU while its event becomes direct to a vCPU
 /// without other events, once the redistributor has cached the old configuration.
 #[test]
