@@ -370,11 +370,9 @@ impl World<'_> {
             Step::Msi(event) => self.send(event, false),
             Step::LateMsi(event) => self.send(event, true),
             Step::Serve(n) => self.serve(n),
-            Step::Run(n) => {
-                if self.places.get()[n] != Place::Guest {
-                    machine.enter(n);
-                    self.set(n, Place::Guest);
-                }
+            Step::Run(n) if self.places.get()[n] != Place::Guest => {
+                machine.enter(n);
+                self.set(n, Place::Guest);
             }
             Step::Take(n) => self.take(n),
             Step::Put => self.put(),
@@ -392,17 +390,14 @@ impl World<'_> {
             }
             Step::Advance => self.settle(),
             Step::Respond(n) => self.respond(n),
-            Step::HasPending(n) => {
-                if self.places.get()[n] != Place::Guest {
-                    self.settle();
-                    let slept = self.places.get()[n] == Place::Asleep && !self.called.get()[n];
-                    let found = machine.vm.has_pending(&machine.cpus[n].pin(), vcpu(n));
-                    if let Ok(found) = found {
-                        assert!(!slept || !found, "vCPU {n} was not woken");
-                        if found {
-                            self.set(n, Place::Out);
-                        }
-                    }
+            Step::HasPending(n) if self.places.get()[n] != Place::Guest => {
+                self.settle();
+                let slept = self.places.get()[n] == Place::Asleep && !self.called.get()[n];
+                let found = machine.vm.has_pending(&machine.cpus[n].pin(), vcpu(n));
+                // A vCPU that was put is not asked.
+                if found.is_ok_and(|found| found) {
+                    assert!(!slept, "vCPU {n} was not woken");
+                    self.set(n, Place::Out);
                 }
             }
             Step::Cycle(n) => {
