@@ -433,8 +433,10 @@ pub(crate) fn set_vcpu<H: Host>(
 
     slot.set_wanted(on);
     settle_all(vm, pin);
-    // The next entry brings the vCPU's SGIs to the path that they are to take.
-    queue::notify(vm, pin, vcpu, RECALL);
+    if vm.distributor.no_active_sgis() {
+        // The next entry brings the SGIs to the path that they are to take.
+        queue::notify(vm, pin, vcpu, RECALL);
+    }
     made
 }
 

@@ -315,6 +315,23 @@ fn virtual_sgi_against_block() {
     });
 }
 
+/// Races an SGI against the entry from which on SGIs are virtual. The guest takes the SGI at once,
+/// or after a kick.
+#[test]
+fn sgi_against_the_first_virtual_one() {
+    against_entry(
+        || {
+            let machine = Machine::direct_on_v4_1();
+            let cpu = machine.cpu(0);
+            (Arc::new(machine), cpu)
+        },
+        |machine, cpu| {
+            machine.send_sgi(&cpu.pin());
+            machine.handle(&cpu.pin());
+        },
+    );
+}
+
 /// Races a virtual SGI, and the change to list registers, against a block. The vCPU stays awake, or
 /// is woken.
 #[test]
