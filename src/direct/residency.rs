@@ -223,7 +223,7 @@ pub(super) fn arrive(gic: &dyn Gicv4, cpu: CpuId, arrival: Arrival) {
 }
 
 /// Ends the residency on `cpu`, the calling CPU. Returns PendingLast and IDAI. With GICv4.1,
-/// PendingLast is true in any case for [`Departure::Pause`]: the redistributor is not asked.
+/// PendingLast says nothing after [`Departure::Pause`]: the redistributor is not asked.
 ///
 /// # Errors
 /// [`ItsFault`] if the redistributor is not done in time.
