@@ -150,11 +150,9 @@ pub(crate) fn has_pending<H: Host, I: CpuInterface>(
     }
 
     let (signalled, _) = look(vm, cpu, pin, vcpu, residency).ok_or(EntryError::NotEntered(id))?;
-    let mut pending = !signalled;
-    if pending {
-        let may_be = direct::residency::leave(vm, pin, vcpu, Departure::Look);
-        pending = may_be && takes_virtual(vm, cpu, pin, vcpu);
-    }
+    let pending = !signalled
+        && direct::residency::leave(vm, pin, vcpu, Departure::Look)
+        && takes_virtual(vm, cpu, pin, vcpu);
     direct::residency::enter(vm, pin, vcpu);
     Ok(signalled || pending)
 }
