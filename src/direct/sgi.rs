@@ -63,12 +63,8 @@ pub(super) fn follow<H: Host>(
     let starts = wanted && !vpe.sgis.on;
     if starts || vpe.sgis.used && vpe.sgis.stale {
         let number = vpe.id.number;
-        let mut commands = [Command::vsync(number); SGIS + 1];
-        for (command, (sgi, config)) in commands.iter_mut().zip(configurations(vcpu)) {
-            *command = Command::vsgi(number, sgi, config);
-        }
-
-        let done = gic.execute(ITS, &commands).is_ok();
+        let all = configurations(vcpu).map(|(sgi, config)| Command::vsgi(number, sgi, config));
+        let done = execute(gic, number, all).is_ok();
         vpe.sgis.used |= done;
         vpe.sgis.stale = false;
         if !done {
@@ -160,13 +156,29 @@ pub(crate) fn clear<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu, word: u3
 
 fn clear_pending(gic: &dyn Gicv4, vpe: &Vpe, vcpu: &Vcpu, word: u32) -> Result<(), ItsFault> {
     let number = vpe.id.number;
-    let mut commands = [Command::vsync(number); SGIS + 1];
-
     let named = configurations(vcpu).filter(|(sgi, _)| word >> sgi & 1 != 0);
-    for (command, (sgi, config)) in commands.iter_mut().zip(named) {
-        *command = Command::vsgi(number, sgi, config).clearing();
+    let clears = named.map(|(sgi, config)| Command::vsgi(number, sgi, config).clearing());
+    execute(gic, number, clears)
+}
+
+/// Executes the `VSGI`s of the virtual PE with this number, at most [`SGIS`], and returns when they
+/// are done. Does not wait for the ITS if there are none.
+fn execute(
+    gic: &dyn Gicv4,
+    number: u16,
+    vsgis: impl Iterator<Item = Command>,
+) -> Result<(), ItsFault> {
+    let mut commands = [Command::vsync(number); SGIS + 1];
+    let mut count = 0_usize;
+    for (command, vsgi) in commands.iter_mut().take(SGIS).zip(vsgis) {
+        *command = vsgi;
+        count = count.saturating_add(1);
     }
-    gic.execute(ITS, &commands)
+
+    match commands.get(..=count) {
+        Some(commands) if count != 0 => gic.execute(ITS, commands),
+        _ => Ok(()),
+    }
 }
 
 /// Takes the pending states of a vCPU's SGIs out of its virtual PE, and lets SGIs become pending in
