@@ -16,9 +16,23 @@ pub const REDISTRIBUTOR_STRIDE: u64 = 0x2_0000;
 pub const ITS_SIZE: u64 = 0x2_0000;
 /// Offset of `GITS_TRANSLATER` from an ITS's base.
 pub const GITS_TRANSLATER: u64 = 0x1_0040;
+/// Size of a GICv2's distributor frame in bytes.
+pub const GICV2_DISTRIBUTOR_SIZE: u64 = 0x1000;
+/// Size of a GICv2's CPU interface frame in bytes.
+pub const GICV2_CPU_INTERFACE_SIZE: u64 = 0x2000;
+/// Size of a GICv2m frame in bytes.
+pub const V2M_SIZE: u64 = 0x1000;
+/// Offset of `MSI_SETSPI_NS` from a GICv2m frame's base.
+pub const V2M_SETSPI: u64 = 0x40;
 
 /// Most regions of redistributor frames.
 const MAX_REGIONS: usize = 64;
+
+/// Most vCPUs of a VM with a GICv2: `GICD_ITARGETSR<n>` and `GICD_SGIR` have a bit for each.
+pub(crate) const MAX_GICV2_VCPUS: usize = 8;
+
+/// Most GICv2m frames.
+const MAX_V2M_FRAMES: usize = 8;
 
 /// All LPIs of 16 bits of INTID: 57,344, from INTID 8192 to 65,535.
 pub const LPIS_OF_16_BITS: u32 = 0x1_0000 - IntId::FIRST_LPI;
@@ -75,6 +89,37 @@ impl ItsConfig {
     }
 }
 
+/// Configuration of a GICv2m frame: MSIs that make SPIs pending, for a VM with a GICv2.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct V2mConfig {
+    /// Guest-physical address, 4 KiB aligned.
+    pub base: u64,
+    /// INTID of the first SPI of the frame, from 32 up.
+    pub first_spi: u32,
+    /// Number of SPIs of the frame, at least 1. All are SPIs of the VM, and of no other frame.
+    pub spis: u32,
+}
+
+impl V2mConfig {
+    /// Returns the INTIDs of the frame's SPIs.
+    #[must_use]
+    pub const fn intids(&self) -> core::ops::Range<u32> {
+        // `Config::validate` refuses a frame that ends beyond the SPIs.
+        self.first_spi..self.first_spi.saturating_add(self.spis)
+    }
+}
+
+/// Configuration of a GICv2 (IHI 0048) in place of the GICv3: [`Config::gicv2`].
+///
+/// Later versions may have more fields: begin with [`Config::with_gicv2`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Gicv2Config {
+    /// Guest-physical address of the CPU interface (`GICC`), 4 KiB aligned.
+    pub cpu_interface: u64,
+    /// The GICv2m frames, at most 8; none for a VM without MSIs.
+    pub v2m: Vec<V2mConfig>,
+}
+
 /// Returns the regions of QEMU's `virt` board for the redistributors of `vcpus` vCPUs.
 fn board_regions(vcpus: usize) -> Vec<RedistributorRegion> {
     let near = vcpus.clamp(1, 123);
@@ -106,7 +151,7 @@ pub struct Config {
     /// Number of SPIs: a multiple of 32 from 0 to 960, or 988. The number determines
     /// `GICD_TYPER.ITLinesNumber`.
     pub spis: u32,
-    /// Guest-physical address of the distributor, 64 KiB aligned.
+    /// Guest-physical address of the distributor, 64 KiB aligned; 4 KiB with a GICv2.
     pub distributor: u64,
     /// Regions of redistributor frames, at most 64, together with room for `max_vcpus`. An access
     /// looks at the regions in order.
@@ -130,6 +175,11 @@ pub struct Config {
     /// PPI of the maintenance interrupt, INTID 16-31, for the VM's description. The guest never
     /// receives the interrupt.
     pub maintenance: IntId,
+    /// A GICv2 for the guest in place of the GICv3, for at most 8 vCPUs, all present from the
+    /// start. There are no redistributors, LPIs and ITSes then. The guest's accesses to the CPU
+    /// interface trap, and the embedder drives the guest's IRQ and FIQ:
+    /// [`Vgic::virtual_lines`](crate::Vgic::virtual_lines).
+    pub gicv2: Option<Gicv2Config>,
 }
 
 impl Config {
@@ -150,7 +200,24 @@ impl Config {
             lpis: 0,
             nassgi_cap: false,
             maintenance: IntId::ppi(25).expect("25 is a PPI"),
+            gicv2: None,
         }
+    }
+
+    /// Gives the guest a GICv2 in place of the GICv3, with the frames of QEMU's `virt` board: a CPU
+    /// interface at 0x0801_0000, and a GICv2m frame at 0x0802_0000 for the SPIs 80-143.
+    #[must_use]
+    pub fn with_gicv2(mut self) -> Self {
+        self.redistributors.clear();
+        self.gicv2 = Some(Gicv2Config {
+            cpu_interface: 0x0801_0000,
+            v2m: alloc::vec![V2mConfig {
+                base: 0x0802_0000,
+                first_spi: 80,
+                spis: 64,
+            }],
+        });
+        self
     }
 
     /// Lets the VM grow to `max_vcpus` vCPUs, and replaces the regions of redistributor frames by
@@ -197,7 +264,16 @@ impl Config {
 
     /// Returns the `(base, bytes)` of every frame, for the VM's memory map.
     pub fn frames(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
-        core::iter::once((self.distributor, DISTRIBUTOR_SIZE))
+        let distributor = match self.gicv2 {
+            None => DISTRIBUTOR_SIZE,
+            Some(_) => GICV2_DISTRIBUTOR_SIZE,
+        };
+        let gicv2 = self.gicv2.iter().flat_map(|gicv2| {
+            core::iter::once((gicv2.cpu_interface, GICV2_CPU_INTERFACE_SIZE))
+                .chain(gicv2.v2m.iter().map(|v2m| (v2m.base, V2M_SIZE)))
+        });
+        core::iter::once((self.distributor, distributor))
+            .chain(gicv2)
             .chain(
                 self.redistributors
                     .iter()
@@ -268,12 +344,9 @@ impl Config {
             return Err(ConfigError::RegionCount(self.redistributors.len()));
         }
 
-        let room = self
-            .redistributors
-            .iter()
-            .fold(0usize, |room, region| room.saturating_add(region.count));
-        if room < self.max_vcpus || self.redistributors.iter().any(|region| region.count == 0) {
-            return Err(ConfigError::RedistributorRoom(room));
+        match &self.gicv2 {
+            None => self.validate_redistributors()?,
+            Some(gicv2) => self.validate_gicv2(gicv2)?,
         }
 
         for (index, its) in self.its.iter().enumerate() {
@@ -288,13 +361,53 @@ impl Config {
         self.validate_frames()
     }
 
+    /// Checks that the redistributors have room for every vCPU.
+    fn validate_redistributors(&self) -> Result<(), ConfigError> {
+        let room = self
+            .redistributors
+            .iter()
+            .fold(0usize, |room, region| room.saturating_add(region.count));
+        if room < self.max_vcpus || self.redistributors.iter().any(|region| region.count == 0) {
+            return Err(ConfigError::RedistributorRoom(room));
+        }
+        Ok(())
+    }
+
+    /// Checks that a VM with a GICv2 has nothing that only a GICv3 has, and its GICv2m frames.
+    fn validate_gicv2(&self, gicv2: &Gicv2Config) -> Result<(), ConfigError> {
+        if self.vcpus.len() > MAX_GICV2_VCPUS || self.max_vcpus != self.vcpus.len() {
+            return Err(ConfigError::Gicv2Vcpus(self.max_vcpus));
+        }
+        if !self.redistributors.is_empty() || self.lpis != 0 || self.nassgi_cap {
+            return Err(ConfigError::NotOfGicv2);
+        }
+        if gicv2.v2m.len() > MAX_V2M_FRAMES {
+            return Err(ConfigError::V2mCount(gicv2.v2m.len()));
+        }
+
+        let mut intids: Vec<_> = gicv2.v2m.iter().map(V2mConfig::intids).collect();
+        intids.sort_unstable_by_key(|intids| intids.start);
+        let mut free = IntId::FIRST_SPI;
+        for intids in intids {
+            if intids.is_empty() || intids.start < free || intids.end > self.spi_end() {
+                return Err(ConfigError::V2mSpis(intids.start));
+            }
+            free = intids.end;
+        }
+        Ok(())
+    }
+
     /// Checks the alignment and the end of every frame, and that no two frames overlap.
     fn validate_frames(&self) -> Result<(), ConfigError> {
         let mut frames: Vec<(u64, u64)> = self.frames().collect();
         frames.sort_unstable();
+        let unaligned = match self.gicv2 {
+            None => 0xffff,
+            Some(_) => 0xfff,
+        };
 
         for &(base, size) in &frames {
-            if base & 0xffff != 0 {
+            if base & unaligned != 0 {
                 return Err(ConfigError::Unaligned(base));
             }
             if base.checked_add(size).is_none_or(|end| end > 1 << 52) {
@@ -344,7 +457,17 @@ pub enum ConfigError {
     RegionCount(usize),
     /// Redistributor regions with room for only the given number of vCPUs, or an empty region.
     RedistributorRoom(usize),
-    /// Address of a frame without 64 KiB alignment.
+    /// A VM with a GICv2 that has more than 8 vCPUs, or a `max_vcpus` of another number than its
+    /// vCPUs.
+    Gicv2Vcpus(usize),
+    /// A VM with a GICv2, and with redistributors, LPIs or `nassgi_cap`.
+    NotOfGicv2,
+    /// More than 8 GICv2m frames.
+    V2mCount(usize),
+    /// A GICv2m frame, by its first SPI, without an SPI, or with SPIs that the VM does not have, or
+    /// that another frame has.
+    V2mSpis(u32),
+    /// Address of a frame without 64 KiB alignment; 4 KiB with a GICv2.
     Unaligned(u64),
     /// Address of a frame with an end above the 52-bit guest-physical address space.
     Unaddressable(u64),
@@ -382,7 +505,26 @@ impl core::fmt::Display for ConfigError {
                     "redistributor regions have room for {n} vCPUs, or one is empty"
                 )
             }
-            Self::Unaligned(base) => write!(f, "the frame at {base:#x} is not 64 KiB aligned"),
+            Self::Gicv2Vcpus(n) => {
+                write!(
+                    f,
+                    "a GICv2 has at most 8 vCPUs, all from the start; max_vcpus is {n}"
+                )
+            }
+            Self::NotOfGicv2 => f.write_str("a GICv2 has no redistributors, LPIs and nASSGIcap"),
+            Self::V2mCount(n) => write!(f, "{n} GICv2m frames; at most 8 are supported"),
+            Self::V2mSpis(first) => {
+                write!(
+                    f,
+                    "the SPIs of a GICv2m frame, from {first}, are none or not its own"
+                )
+            }
+            Self::Unaligned(base) => {
+                write!(
+                    f,
+                    "the frame at {base:#x} is not 64 KiB aligned, or 4 KiB with a GICv2"
+                )
+            }
             Self::Unaddressable(base) => write!(f, "the frame at {base:#x} ends above 2^52"),
             Self::Overlap(a, b) => write!(f, "the frames at {a:#x} and {b:#x} overlap"),
         }

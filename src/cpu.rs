@@ -208,9 +208,24 @@ impl<'c, I> Deref for PinnedCpu<'c, I> {
 /// register of this CPU, or in a list register of another CPU. The architecture only counts such a
 /// deactivation, without the INTID. Guests with EOImode 0 never write the register.
 ///
-/// On a CPU without TDIR, TDIR stands for TC here and in the shadow: [`to_register`] and
-/// [`from_register`] translate.
+/// A register may hold other bits in place of these: [`hcr_flip`].
 pub(crate) const BASE_HCR: u64 = hcr::EN | hcr::TDIR;
+
+/// Returns the bits in which `ICH_HCR_EL2` of a CPU differs from the shadow's value while a vCPU is
+/// loaded.
+///
+/// * A CPU without TDIR (`ICH_VTR_EL2.TDS` is 0) traps the registers common to both groups instead.
+/// * The interface of a GICv2 (`in_memory`) signals nothing, and all system registers of a GICv3
+///   trap.
+pub(crate) const fn hcr_flip(vtr: Vtr, in_memory: bool) -> u64 {
+    if in_memory {
+        BASE_HCR | hcr::TC | hcr::TALL0 | hcr::TALL1
+    } else if vtr.traps_dir {
+        0
+    } else {
+        hcr::TDIR | hcr::TC
+    }
+}
 
 /// Clears the active priorities of a CPU.
 #[cold]
@@ -219,25 +234,5 @@ pub(crate) fn clear_active_priorities(interface: &impl CpuInterface) {
         for index in 0..interface.vtr().apr_count() {
             interface.write_apr(group1, index, 0);
         }
-    }
-}
-
-/// Returns the value to write to `ICH_HCR_EL2` of a CPU for `value` of the shadow. A CPU without
-/// TDIR (`ICH_VTR_EL2.TDS` is 0) traps the registers common to both groups instead.
-#[inline]
-pub(crate) fn to_register(value: u64, vtr: Vtr) -> u64 {
-    if vtr.traps_dir || value & hcr::TDIR == 0 {
-        value
-    } else {
-        value & !hcr::TDIR | hcr::TC
-    }
-}
-
-/// Returns the value of the shadow for `value` read from `ICH_HCR_EL2` of a CPU.
-pub(crate) fn from_register(value: u64, vtr: Vtr) -> u64 {
-    if vtr.traps_dir || value & hcr::TC == 0 {
-        value
-    } else {
-        value & !hcr::TC | hcr::TDIR
     }
 }

@@ -199,6 +199,7 @@ pub use config::{Config, ConfigError};
 pub use cpu::{Cpu, PinnedCpu};
 pub use delivery::inject::Injected;
 pub use entry::block::Blocked;
+pub use entry::gicc::VirtualLines;
 pub use erratum::Erratum;
 pub use error::{
     AccessError, CommandError, CpuError, DirectError, EntryError, ForeignDomain, InjectError,

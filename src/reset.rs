@@ -2,7 +2,7 @@
 #![expect(unsafe_code)]
 // UNSAFETY: resets the shadows of vCPUs that are claimed.
 
-use crate::delivery::{change, lpi_lifetime};
+use crate::delivery::{change, lpi_lifetime, routing};
 use crate::direct;
 use crate::epoch::CpuPin;
 use crate::error::TeardownError;
@@ -12,6 +12,7 @@ use crate::teardown::{claim, empty_list, end_deferred};
 use crate::vm::Vm;
 use crate::vm::ich_shadow::IchShadow;
 use crate::vm::its::CTLR_ENABLED;
+use crate::vm::vcpu::Vcpu;
 
 /// Resets a VM: [`Vgic::reset`](crate::Vgic::reset).
 ///
@@ -66,11 +67,21 @@ pub(crate) fn clear<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
     for irq in used() {
         change::reset(vm, pin, irq);
     }
-    vm.distributor.reset(vm.config.vcpus.first().copied());
+    let router = Vm::<H>::first_router(&vm.config);
+    vm.distributor.reset(router);
+    if router.is_none() {
+        for irq in vm.distributor.spis() {
+            routing::route(vm, pin, irq, None);
+        }
+    }
 
     for vcpu in vm.vcpus.iter().filter(|vcpu| vcpu.is_present()) {
         vcpu.redistributor.reset();
         // SAFETY: the vCPU is claimed: no CPU has it, or gets it before the loop below.
         unsafe { vcpu.replace_shadow(IchShadow::after_reset()) };
+    }
+    if let Some(gicv2) = &vm.gicv2 {
+        gicv2.reset();
+        vm.vcpus.iter().for_each(Vcpu::reset_gicv2);
     }
 }

@@ -15,7 +15,8 @@ use crate::cpu_interface::CpuInterface;
 use crate::delivery::inject::Injected;
 use crate::delivery::{change, hotplug, inject};
 use crate::entry::block::Blocked;
-use crate::entry::{block, enter, exit, load_put};
+use crate::entry::gicc::VirtualLines;
+use crate::entry::{block, enter, exit, gicc, load_put};
 use crate::epoch::{CpuPin, Domain};
 use crate::error::{AccessError, EntryError, InjectError, RemoveError, TeardownError};
 use crate::host::Host;
@@ -174,6 +175,19 @@ impl<H: Host> Vgic<H> {
         vcpu: VcpuId,
     ) -> Result<(), EntryError> {
         enter::enter(&self.vm, cpu.cpu(), cpu, vcpu)
+    }
+
+    /// Returns the IRQ and the FIQ that `vcpu`'s CPU interface asserts, in a VM with a GICv2
+    /// ([`Config::gicv2`]). The embedder calls after [`Vgic::enter`], and writes both to
+    /// `HCR_EL2.VI` and `VF` before it enters the guest. Both are false in another VM, whose lines
+    /// the hardware drives, and for a vCPU that is not in the guest on `cpu`.
+    #[inline]
+    pub fn virtual_lines<I: CpuInterface>(
+        &self,
+        cpu: &PinnedCpu<'_, I>,
+        vcpu: VcpuId,
+    ) -> VirtualLines {
+        gicc::lines(&self.vm, cpu.cpu(), vcpu)
     }
 
     /// Folds the guest's changes of the list registers since [`Vgic::enter`].
@@ -413,6 +427,24 @@ impl<H: Host> Vgic<H> {
         value: u64,
     ) -> Result<MmioOutcome, AccessError> {
         mmio::mmio_write(&self.vm, pin, gpa, width, value)
+    }
+
+    /// Writes the register at guest-physical address `gpa` for `vcpu`, after a trapped access on
+    /// `cpu`. In a VM with a GICv2, whose CPUs have registers of their own at one address, the call
+    /// takes the place of [`Vgic::mmio_write`], which ignores a write of such a register. In another
+    /// VM the two are the same.
+    ///
+    /// # Errors
+    /// [`AccessError`]; an access that fails has no effect.
+    pub fn mmio_write_of<I: CpuInterface>(
+        &self,
+        cpu: &PinnedCpu<'_, I>,
+        vcpu: VcpuId,
+        gpa: u64,
+        width: Width,
+        value: u64,
+    ) -> Result<MmioOutcome, AccessError> {
+        mmio::mmio_write_of(&self.vm, cpu.cpu(), cpu, vcpu, gpa, width, value)
     }
 
     /// Reads the register at `gpa` from any thread, into as many bytes as `data` has: 1, 2, 4 or 8;

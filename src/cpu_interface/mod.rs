@@ -113,6 +113,10 @@ pub mod hcr {
     pub const VGRP1DIE: u64 = 1 << 7;
     /// Trap of EL1 accesses to the registers common to both groups.
     pub const TC: u64 = 1 << 10;
+    /// Trap of EL1 accesses to the registers of Group 0.
+    pub const TALL0: u64 = 1 << 11;
+    /// Trap of EL1 accesses to the registers of Group 1.
+    pub const TALL1: u64 = 1 << 12;
     /// Trap of EL1 writes of `ICC_DIR_EL1`.
     pub const TDIR: u64 = 1 << 14;
     /// Lowest bit of the 5-bit `EOIcount`: deactivations without a matching list register.

@@ -80,6 +80,30 @@ pub(crate) fn running(interface: &impl CpuInterface) -> u8 {
     IDLE
 }
 
+/// Marks a group priority as active in a CPU's interface, as [`ActivePriorities::activate`] does.
+pub(crate) fn activate(interface: &impl CpuInterface, group1: bool, group_priority: u8) {
+    let level = usize::from(group_priority >> (8 - interface.vtr().preemption_bits));
+    let active = interface.read_apr(group1, level / 32);
+    interface.write_apr(group1, level / 32, active | 1 << (level % 32));
+}
+
+/// Clears the most urgent active group priority of a CPU's interface, as
+/// [`ActivePriorities::drop_priority`] does. Returns false if no priority is active.
+pub(crate) fn drop_running(interface: &impl CpuInterface) -> bool {
+    for index in 0..interface.vtr().apr_count() {
+        let [group0, group1] = [false, true].map(|group1| interface.read_apr(group1, index));
+        let active = group0 | group1;
+        if active != 0 {
+            let level = active & active.wrapping_neg();
+            let of_group1 = group0 & level == 0;
+            let bits = if of_group1 { group1 } else { group0 };
+            interface.write_apr(of_group1, index, bits & !level);
+            return true;
+        }
+    }
+    false
+}
+
 /// Active priorities of both groups: `ICH_AP0R<n>_EL2` and `ICH_AP1R<n>_EL2`.
 ///
 /// Bit b of register n stands for the group priority (32 n + b) << (8 - preemption bits).

@@ -16,6 +16,7 @@
 //! | [`doorbell`] | doorbells of virtual PEs |
 //! | [`stale`] | configurations that the hardware has to read again |
 //! | [`sgi`] | SGIs, and those to all other vCPUs in slices |
+//! | [`sgi_sources`] | SGIs of a GICv2, pending from a source each |
 //!
 //! A CPU that changes an interrupt calls a transition of [`irq`](crate::vm::irq) and then
 //! [`queue::follow_up`] with the transition's result. Injections, register writes and ITS commands
@@ -46,4 +47,5 @@ pub(crate) mod queue;
 pub(crate) mod report;
 pub(crate) mod routing;
 pub(crate) mod sgi;
+pub(crate) mod sgi_sources;
 pub(crate) mod stale;

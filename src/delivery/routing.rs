@@ -43,6 +43,22 @@ pub(crate) fn write_router<H: Host>(
     }
 }
 
+/// Writes an SPI's byte of `GICD_ITARGETSR<n>` of a GICv2: `targets` has a bit for each vCPU. The
+/// SPI is routed to the lowest of them, or to none (IHI 0048, 1.4.3, leaves the choice).
+pub(crate) fn write_targets<H: Host>(
+    vm: &Vm<H>,
+    pin: &CpuPin<'_>,
+    irq: &Irq,
+    router: &AtomicU64,
+    targets: u8,
+) {
+    // Relaxed: concurrent writes of a register are the guest's race.
+    router.store(targets.into(), Relaxed);
+    // No number beyond the vCPUs: `targets` names vCPUs of the VM.
+    let target = VcpuId::new(targets.trailing_zeros() as usize);
+    route(vm, pin, irq, target.filter(|_| targets != 0));
+}
+
 /// Routes an SPI, and informs the embedder of a change of the target.
 pub(crate) fn route<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, target: Option<VcpuId>) {
     let changed = retarget(vm, pin, irq, target);

@@ -192,7 +192,7 @@ fn enter_slow<H: Host, I: CpuInterface>(
             });
         }
 
-        while let Err(error) = load_put::load(cpu, vcpu) {
+        while let Err(error) = load_put::load(vm, cpu, vcpu) {
             if !matches!(error, EntryError::TornDown) || !is_back(vm, pin, vcpu) {
                 return Err(error);
             }

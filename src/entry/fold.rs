@@ -11,7 +11,7 @@
 
 use core::cell::RefMut;
 
-use crate::cpu::{BASE_HCR, Cpu, from_register};
+use crate::cpu::{BASE_HCR, Cpu};
 use crate::cpu_interface::{CpuInterface, hcr, misr, vmcr};
 use crate::delivery::queue::AfterUnlock;
 use crate::delivery::{count, lpi_lifetime, physical, prune, queue};
@@ -355,7 +355,7 @@ fn end_by_eoi_count<H: Host, I: CpuInterface>(
     vcpu: &Vcpu,
     shadow: &mut IchShadow,
 ) {
-    let value = from_register(cpu.interface().read_hcr(), cpu.vtr());
+    let value = shadow.in_register(cpu.interface().read_hcr());
     let eoi_count = (value & hcr::EOI_COUNT) >> hcr::EOI_COUNT_SHIFT;
     if eoi_count == 0 {
         return;

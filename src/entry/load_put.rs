@@ -1,6 +1,6 @@
 //! A vCPU onto a CPU and off it; on and off.
 
-use crate::cpu::{BASE_HCR, Cpu};
+use crate::cpu::{BASE_HCR, Cpu, hcr_flip};
 use crate::cpu_interface::CpuInterface;
 use crate::delivery::queue::AfterUnlock;
 use crate::delivery::{lpi_tables, physical};
@@ -19,7 +19,11 @@ use crate::vm::{Vm, rwp};
 /// Loads a vCPU onto a CPU that does not have it.
 // Out of line: saves 8 of the 719 instructions of vcpu_switch/0.
 #[cold]
-pub(super) fn load<I: CpuInterface>(cpu: &Cpu<I>, vcpu: &Vcpu) -> Result<(), EntryError> {
+pub(super) fn load<H: Host, I: CpuInterface>(
+    vm: &Vm<H>,
+    cpu: &Cpu<I>,
+    vcpu: &Vcpu,
+) -> Result<(), EntryError> {
     cpu.release()?;
     let mut shadow = vcpu.load(cpu.local()).map_err(|found| {
         if found.is_torn_down() {
@@ -34,7 +38,7 @@ pub(super) fn load<I: CpuInterface>(cpu: &Cpu<I>, vcpu: &Vcpu) -> Result<(), Ent
     // SeqCst: pairs with the fence in `group_enables`: a write that does not find this vCPU present
     // has its enables seen by the entry, whichever CPU added the vCPU.
     fence(SeqCst);
-    shadow.restore(cpu.interface());
+    shadow.restore(cpu.interface(), hcr_flip(cpu.vtr(), vm.gicv2.is_some()));
     shadow.set_hcr(BASE_HCR, cpu.interface());
     // Interrupts that were folded when the vCPU was put, or have arrived since, wait on the list.
     shadow.due.add_refold(true);

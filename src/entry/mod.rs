@@ -8,6 +8,7 @@
 //! | [`fold`] | taking interrupts back from list registers |
 //! | [`load_put`] | a vCPU onto a CPU and off it, on and off |
 //! | [`block`] | WFI |
+//! | [`gicc`] | the CPU interface of a GICv2, by traps |
 //!
 //! Most entries and exits touch no `ICH_*` register: the vCPU is on this CPU, and nothing has come
 //! or gone.
@@ -17,6 +18,7 @@ pub(crate) mod enter;
 pub(crate) mod exit;
 mod flush;
 pub(crate) mod fold;
+pub(crate) mod gicc;
 pub(crate) mod load_put;
 #[cfg(all(test, not(loom)))]
 mod tests;

@@ -55,7 +55,7 @@ pub(crate) const TYPER2: u64 = 0x000c;
 impl Distributor {
     /// Returns the SPIs of the 32-bit register number `register`. Register 0 is for SGIs and PPIs,
     /// and empty.
-    fn bank(&self, register: u64) -> Bank<'_> {
+    pub(super) fn bank(&self, register: u64) -> Bank<'_> {
         let first = (register as usize).wrapping_sub(1).wrapping_mul(32);
         let spis = self.spis().get(first..).unwrap_or_default();
         Bank {

@@ -6,6 +6,7 @@
 //! | `gicd` | distributor |
 //! | `gicr` | redistributors: `RD_base` and `SGI_base` |
 //! | `gits` | ITS control frame |
+//! | `gicv2` | the frames of a GICv2 (IHI 0048) |
 //! | `bank` | per-interrupt registers common to GICD and GICR, 32 interrupts at a time |
 //! | `data_abort` | syndrome of a trapped access |
 //!
@@ -30,6 +31,7 @@ pub(crate) mod bank;
 mod data_abort;
 pub(crate) mod gicd;
 pub(crate) mod gicr;
+pub(crate) mod gicv2;
 pub(crate) mod gits;
 
 use crate::config::{DISTRIBUTOR_SIZE, ITS_SIZE, REDISTRIBUTOR_STRIDE};
@@ -131,15 +133,15 @@ impl<I: CpuInterface> RefreshStates for Cpu<I> {
 /// Returns whether the guest-physical address `gpa` is in one of the vGIC's frames.
 #[must_use]
 pub(crate) fn claims<H: Host>(vm: &Vm<H>, gpa: u64) -> bool {
-    frame(vm, gpa).is_some()
+    frame(vm, gpa).is_some() || gicv2::claims(vm, gpa)
 }
 
-/// Returns the frame of the guest-physical address `gpa`.
+/// Returns the frame of the guest-physical address `gpa`, unless of a GICv2.
 #[inline]
 fn frame<H: Host>(vm: &Vm<H>, gpa: u64) -> Option<Frame> {
     let config = &vm.config;
     let within = |base: u64, size: u64| gpa.checked_sub(base).filter(|offset| *offset < size);
-    if let Some(offset) = within(config.distributor, DISTRIBUTOR_SIZE) {
+    if let Some(offset) = within(vm.gicd, DISTRIBUTOR_SIZE) {
         return Some(Frame::Distributor(offset));
     }
 
@@ -175,7 +177,10 @@ pub(crate) fn mmio_read<H: Host, I: CpuInterface>(
 ) -> Result<MmioOutcome, AccessError> {
     let vcpu = vm.accessor(pin, vcpu)?;
     let reader = Reader { vcpu, cpu };
-    Ok(read(vm, pin, Some(reader), gpa, width))
+    Ok(match read(vm, pin, Some(reader), gpa, width) {
+        MmioOutcome::Unclaimed => gicv2::read_of(vm, cpu, pin, vcpu, gpa, width),
+        outcome => outcome,
+    })
 }
 
 /// Reads the register at the guest-physical address `gpa`.
@@ -228,7 +233,11 @@ pub(crate) fn bus_read<H: Host>(
         return Ok(claims(vm, gpa));
     };
 
-    match read(vm, pin, None, gpa, width) {
+    let outcome = match read(vm, pin, None, gpa, width) {
+        MmioOutcome::Unclaimed => gicv2::read(vm, pin, gpa, width),
+        outcome => outcome,
+    };
+    match outcome {
         MmioOutcome::Done(value) => {
             for (byte, value) in data.iter_mut().zip(value.to_le_bytes()) {
                 *byte = value;
@@ -259,9 +268,27 @@ pub(crate) fn bus_write<H: Host>(
     Ok(outcome != MmioOutcome::Unclaimed)
 }
 
+/// Writes the register at the guest-physical address `gpa` for `vcpu`, whose access trapped on
+/// `cpu`: [`Vgic::mmio_write_of`](crate::Vgic::mmio_write_of).
+pub(crate) fn mmio_write_of<H: Host, I: CpuInterface>(
+    vm: &Vm<H>,
+    cpu: &Cpu<I>,
+    pin: &CpuPin<'_>,
+    vcpu: VcpuId,
+    gpa: u64,
+    width: Width,
+    value: u64,
+) -> Result<MmioOutcome, AccessError> {
+    if vm.gicv2.is_none() {
+        return mmio_write(vm, pin, gpa, width, value);
+    }
+    let vcpu = vm.accessor(pin, vcpu)?;
+    Ok(gicv2::write_of(vm, cpu, pin, vcpu, gpa, width, value))
+}
+
 /// Writes the register at the guest-physical address `gpa` for a vCPU whose access trapped; after
 /// [`Vgic::exit`](crate::Vgic::exit). A write has one effect from every vCPU (case
-/// `keep.from_any_cpu`). Never returns [`MmioOutcome::Retry`].
+/// `keep.from_any_cpu`), but for a GICv2. Never returns [`MmioOutcome::Retry`].
 pub(crate) fn mmio_write<H: Host>(
     vm: &Vm<H>,
     pin: &CpuPin<'_>,
@@ -271,7 +298,7 @@ pub(crate) fn mmio_write<H: Host>(
 ) -> Result<MmioOutcome, AccessError> {
     vm.admit(pin)?;
     let Some(frame) = frame(vm, gpa) else {
-        return Ok(MmioOutcome::Unclaimed);
+        return Ok(gicv2::write(vm, pin, gpa, width, value));
     };
 
     if !gpa.is_multiple_of(width.bytes()) {

@@ -251,6 +251,13 @@ mutants! {
     /// A pending table is written while an LPI of the vCPU is in a list register of another vCPU.
     StorePassesListRegisters: "enable_lpis", "store_against_a_move", "";
 
+    /// A sender of an SGI of a GICv2 raises the SGI before it adds its source.
+    RaisedBeforeSource: "sgi_sources", "two_senders_against_acknowledge", "";
+    /// A vCPU that acknowledges an SGI of a GICv2 does not raise it again for the other sources.
+    OtherSourceForgotten: "sgi_sources", "two_senders_against_acknowledge", "";
+    /// A vCPU that clears the last source of an SGI of a GICv2 does not look for a new one.
+    ClearedSourceForgotten: "sgi_sources", "sender_against_clear", "";
+
     /// A CPU that does not apply a byte of an LPI's configuration, because another CPU has begun a
     /// reading, does not read once more.
     ReadOnce: "guest_memory", "invalidation_that_disables", "";

@@ -14,7 +14,7 @@
 use alloc::boxed::Box;
 
 use crate::fixed::FixedSlice;
-use crate::intid::{Affinity, IntId, VcpuId};
+use crate::intid::{IntId, VcpuId};
 use crate::sync::Ordering::Relaxed;
 use crate::sync::{AtomicU64, Slices};
 use crate::vm::ap_list::{Class, Classes};
@@ -39,7 +39,7 @@ pub(crate) struct Distributor {
     pub(crate) broadcasts: Broadcasts,
     /// The SPIs, from INTID 32 on.
     spis: FixedSlice<Irq>,
-    /// `GICD_IROUTER<n>` as written, by SPI.
+    /// By SPI: `GICD_IROUTER<n>` as written; the byte in `GICD_ITARGETSR<n>` of a GICv2.
     routers: Box<[AtomicU64]>,
     /// `GICR_PROPBASER`, common to all redistributors (`GICR_TYPER.CommonLPIAff` = 0).
     pub(crate) propbaser: AtomicU64,
@@ -50,13 +50,14 @@ pub(crate) struct Distributor {
 }
 
 impl Distributor {
-    /// Makes a distributor after reset, with `spis` SPIs routed to vCPU 0, of affinity `first`, and
-    /// with room for `vcpus` vCPUs.
-    pub(crate) fn new(spis: u32, vcpus: usize, first: Option<Affinity>) -> Self {
+    /// Makes a distributor after reset, with `spis` SPIs routed to vCPU 0 by the router `first`, or
+    /// to none, and with room for `vcpus` vCPUs.
+    pub(crate) fn new(spis: u32, vcpus: usize, first: Option<u64>) -> Self {
         let intids =
             || (IntId::FIRST_SPI..IntId::FIRST_SPI.saturating_add(spis)).filter_map(IntId::spi);
         // The reset value of GICD_IROUTER<n> is UNKNOWN.
-        let router = first.map_or(0, Affinity::mpidr);
+        let target = first.and(VcpuId::new(0));
+        let router = first.unwrap_or(0);
 
         Self {
             control: Control::default(),
@@ -65,7 +66,7 @@ impl Distributor {
             rwp_looks: Looks::default(),
             broadcasts: Broadcasts::new(),
             spis: intids()
-                .map(|intid| Irq::new(intid, LEVEL, VcpuId::new(0)))
+                .map(|intid| Irq::new(intid, LEVEL, target))
                 .collect(),
             routers: intids().map(|_| AtomicU64::new(router)).collect(),
             propbaser: AtomicU64::new(0),
@@ -74,13 +75,12 @@ impl Distributor {
         }
     }
 
-    /// Resets the registers, with every SPI's router naming the vCPU of affinity `first`. Leaves
-    /// the interrupts alone.
-    pub(crate) fn reset(&self, first: Option<Affinity>) {
+    /// Resets the registers, with `first` as every SPI's router. Leaves the interrupts alone.
+    pub(crate) fn reset(&self, first: Option<u64>) {
         self.control.reset();
         // Relaxed: ordered by the caller's claim of the vCPUs, as the routers are.
         self.propbaser.store(0, Relaxed);
-        let router = first.map_or(0, Affinity::mpidr);
+        let router = first.unwrap_or(0);
         for (_, register) in self.routed() {
             register.store(router, Relaxed);
         }

@@ -87,6 +87,8 @@ pub(crate) struct IchShadow {
     /// disabled at the distributor. Some may have gone since.
     pub(crate) others_wait: bool,
     pub(crate) hcr: u64,
+    /// Bits in which `ICH_HCR_EL2` differs from `hcr`: [`cpu::hcr_flip`].
+    hcr_flip: u64,
     vmcr: u64,
     /// `ICH_AP0R<n>`, `ICH_AP1R<n>`.
     apr: [[u32; 4]; 2],
@@ -110,6 +112,7 @@ impl IchShadow {
             due: Due(0),
             others_wait: false,
             hcr: 0,
+            hcr_flip: 0,
             vmcr: vmcr::reset(5),
             apr: [[0; 4]; 2],
             has_active_priorities: false,
@@ -277,13 +280,20 @@ impl IchShadow {
     pub(crate) fn set_hcr(&mut self, value: u64, interface: &impl CpuInterface) {
         if self.hcr != value {
             self.hcr = value;
-            interface.write_hcr(cpu::to_register(value, interface.vtr()));
+            interface.write_hcr(self.in_register(value));
         }
     }
 
+    /// Returns `ICH_HCR_EL2` for a value of `hcr`, and the other way round.
+    #[inline]
+    pub(crate) fn in_register(&self, value: u64) -> u64 {
+        if value == 0 { 0 } else { value ^ self.hcr_flip }
+    }
+
     /// Restores VMCR and the active priorities to the CPU that loads the vCPU. No list register is
-    /// in use, and the CPU's active priorities are 0.
-    pub(crate) fn restore(&mut self, interface: &impl CpuInterface) {
+    /// in use, and the CPU's active priorities are 0. `hcr_flip` is that of the CPU and the vCPU.
+    pub(crate) fn restore(&mut self, interface: &impl CpuInterface, hcr_flip: u64) {
+        self.hcr_flip = hcr_flip;
         self.usable = interface.vtr().all();
         interface.write_vmcr(self.vmcr);
         if self.has_active_priorities {

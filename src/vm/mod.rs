@@ -12,6 +12,7 @@
 //! | [`direct`] | direct injection: virtual PEs, direct events |
 //! | [`deferred`] | the kinds of work left to [`Vgic::advance`](crate::Vgic::advance) |
 //! | [`broadcasts`] | SGIs to all other vCPUs that have vCPUs left to reach |
+//! | [`gicv2`] | a GICv2 in place of the GICv3: sources of SGIs |
 //! | [`distributor`], [`redistributor`] | the guest's writes to GICD and GICR |
 //! | [`topology`] | the affinities of the vCPUs |
 //! | [`sgi_targets`] | guesses: the vCPU that an SGI to one vCPU is for |
@@ -27,6 +28,7 @@ pub(crate) mod deferred;
 pub(crate) mod direct;
 pub(crate) mod distributor;
 pub(crate) mod free_list;
+pub(crate) mod gicv2;
 pub(crate) mod ich_shadow;
 pub(crate) mod irq;
 pub(crate) mod its;
@@ -46,6 +48,7 @@ use deferred::Deferred;
 use direct::Direct;
 use distributor::Distributor;
 use free_list::FreeList;
+use gicv2::Gicv2;
 use irq::Irq;
 use its::Its;
 use sgi_targets::SgiTargets;
@@ -88,6 +91,11 @@ pub(crate) struct Vm<H: Host> {
     pub(crate) its: Box<[Its]>,
     /// `None` for an embedder without a GICv4.
     pub(crate) direct: Option<Box<Direct>>,
+    /// `None` in a VM with a GICv3.
+    pub(crate) gicv2: Option<Box<Gicv2>>,
+    /// Guest-physical address of a GICv3's distributor; all ones in a VM with a GICv2, so that no
+    /// access to a GICv3 looks twice.
+    pub(crate) gicd: u64,
     /// Work for [`Vgic::advance`](crate::Vgic::advance).
     pub(crate) deferred: Deferred,
 }
@@ -105,6 +113,7 @@ impl<H: Host> Vm<H> {
             .filter_map(VcpuId::new)
             .map(|id| Vcpu::new(VcpuKey::new(number, id.index()), id))
             .collect();
+        let gicv2 = config.gicv2.is_some();
         let sgi_targets = SgiTargets::new(config.max_vcpus);
         for (vcpu, affinity) in vcpus.iter().zip(&config.vcpus) {
             vcpu.add(*affinity);
@@ -113,6 +122,9 @@ impl<H: Host> Vm<H> {
         if let Some(first) = vcpus.first() {
             first.residency.set_power(true);
         }
+        if gicv2 {
+            vcpus.iter().for_each(Vcpu::reset_gicv2);
+        }
 
         Ok(Self {
             number,
@@ -120,7 +132,7 @@ impl<H: Host> Vm<H> {
             distributor: Distributor::new(
                 config.spis,
                 config.max_vcpus,
-                config.vcpus.first().copied(),
+                Self::first_router(&config),
             ),
             vcpus,
             added: AtomicU16::new(config.vcpus.len() as u16),
@@ -136,9 +148,21 @@ impl<H: Host> Vm<H> {
                 .collect(),
             deferred: Deferred::default(),
             direct: (host.gicv4().is_some()).then(|| Box::new(Direct::new(config.max_vcpus))),
+            gicd: if gicv2 { u64::MAX } else { config.distributor },
+            gicv2: gicv2.then(|| Box::new(Gicv2::new())),
             host,
             config,
         })
+    }
+
+    /// Returns the value of each SPI's router after reset; `None` for SPIs that are routed to no
+    /// vCPU. `GICD_ITARGETSR<n>` are 0 then, and RAZ/WI with one vCPU (IHI 0048, 4.3.12).
+    pub(crate) fn first_router(config: &Config) -> Option<u64> {
+        match (&config.gicv2, config.vcpus.first()) {
+            (None, Some(first)) => Some(first.mpidr()),
+            (Some(_), Some(_)) if config.vcpus.len() == 1 => Some(0),
+            _ => None,
+        }
     }
 
     /// Returns the domain whose pins reach the VM's objects.

@@ -75,6 +75,12 @@ impl Redistributor {
         self.pendbaser.store(0, Relaxed);
     }
 
+    /// Wakes the redistributor up, in a VM with a GICv2: no register of the guest's would.
+    pub(crate) fn wake_up(&self) {
+        // Relaxed: ordered by the caller's claim of the vCPU, or the VM is being made.
+        self.waker.store(0, Relaxed);
+    }
+
     /// Returns `GICR_CTLR.EnableLPIs`.
     #[inline]
     pub(crate) fn lpis_enabled(&self) -> bool {

@@ -15,7 +15,7 @@ use crate::sync::Ordering::{Acquire, Relaxed, Release};
 use crate::sync::{AtomicU16, AtomicU64, Mutant, Rank, SpinLock, Watched, mutant};
 use crate::vm::ap_list::{ApList, Class, Classes};
 use crate::vm::ich_shadow::{IchShadow, bits};
-use crate::vm::irq::{Irq, LEVEL};
+use crate::vm::irq::{ENABLED, Irq, LEVEL};
 use crate::vm::redistributor::Redistributor;
 use crate::vm::residency::{Residency, ResidencyBits};
 use crate::vm::rwp::Waiting;
@@ -121,6 +121,18 @@ impl Vcpu {
         // Relaxed: publishes nothing. The locks and fences of the removal decide who may still have
         // found the vCPU.
         self.sgi_to_itself.store(NOBODY, Relaxed);
+    }
+
+    /// Makes a vCPU after reset one of a GICv2: SGIs are always enabled, as on most GICv2s
+    /// (`GICD_ISENABLER0` of IHI 0048, 4.3.5, leaves it open). The vCPU is claimed, or the VM is
+    /// being made.
+    pub(crate) fn reset_gicv2(&self) {
+        self.redistributor.wake_up();
+        let (sgis, _) = self.private.split_at(IntId::FIRST_PPI as usize);
+        for sgi in sgis {
+            // Nothing is pending: nothing follows.
+            let _ = sgi.update(|state| state.with(ENABLED, 0));
+        }
     }
 
     /// Returns the value of `ICC_SGI<n>R_EL1`, without the INTID, for an SGI to the vCPU alone; a

@@ -42,7 +42,8 @@
 //! time.
 //!
 //! Not modelled: GICv4 direct injection, non-maskable interrupts, the extended INTID ranges, system
-//! errors, `TALL0`/`TALL1`, and the memory-mapped interface.
+//! errors, and the memory-mapped interface. `TALL0` and `TALL1` may be set: the hypervisor then
+//! handles every access to a register of the group, and the guest's side here has no part in it.
 
 mod guest;
 mod maintenance;
@@ -394,6 +395,8 @@ impl CpuInterface for SoftwareInterface {
             | hcr::VGRP1EIE
             | hcr::VGRP1DIE
             | hcr::TC
+            | hcr::TALL0
+            | hcr::TALL1
             | hcr::EOI_COUNT;
 
         self.count(|accesses| accesses.hcr_writes += 1);
