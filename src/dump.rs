@@ -68,7 +68,8 @@ impl<H: Host> Dump<'_, H> {
         let Vm { config, .. } = self.vm;
         write!(
             f,
-            "vGIC: vCPUs {} of {}, SPIs {}",
+            "vGIC{}: vCPUs {} of {}, SPIs {}",
+            if self.vm.gicv2.is_some() { "v2" } else { "" },
             self.vm.vcpu_count(),
             config.max_vcpus,
             config.spis,
@@ -179,6 +180,14 @@ impl<H: Host> Dump<'_, H> {
             if is_set {
                 write!(f, ", {word}")?;
             }
+        }
+
+        if let Some((gicv2, vcpu)) = self.vm.gicv2.as_ref().zip(vcpu)
+            && irq.kind() == Kind::Sgi
+            && let Some(interface) = gicv2.interface(vcpu.id)
+        {
+            let sources = interface.sources(irq.intid().raw() as usize);
+            write!(f, ", sources {sources:#04x}")?;
         }
 
         if state.in_lr() {

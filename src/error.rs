@@ -127,6 +127,8 @@ pub enum RemoveError {
     UnknownVcpu(VcpuId),
     /// vCPU 0, which a reset powers on.
     FirstVcpu,
+    /// A vCPU of a VM with a GICv2, whose CPUs are all there from the start.
+    Gicv2,
     /// A vCPU that is powered on ([`Vgic::power_off`](crate::Vgic::power_off)).
     PoweredOn(VcpuId),
     /// A vCPU loaded on a CPU ([`Vgic::power_off`](crate::Vgic::power_off)).
@@ -143,6 +145,7 @@ impl core::fmt::Display for RemoveError {
             Self::ForeignDomain => ForeignDomain.fmt(f),
             Self::UnknownVcpu(v) => write!(f, "the VM has no vCPU {}", v.index()),
             Self::FirstVcpu => f.write_str("vCPU 0 stays"),
+            Self::Gicv2 => f.write_str("a GICv2 keeps all vCPUs"),
             Self::PoweredOn(v) => write!(f, "vCPU {} is powered on", v.index()),
             Self::Loaded(v) => write!(f, "vCPU {} is loaded on a CPU", v.index()),
             Self::TornDown => f.write_str(TORN_DOWN),

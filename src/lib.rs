@@ -164,6 +164,11 @@ struct ReadmeExamples;
 #[doc = include_str!("../docs/embedding.md")]
 struct EmbeddingExamples;
 
+/// Runs the examples of docs/gicv2.md as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/gicv2.md")]
+struct Gicv2Examples;
+
 mod advance;
 pub mod config;
 mod cpu;

@@ -117,8 +117,8 @@ impl<H: Host> Vgic<H> {
     /// An interrupt that another CPU raises meanwhile comes before the removal or after it.
     ///
     /// # Errors
-    /// [`RemoveError`] if the vCPU is unknown, vCPU 0, powered on or on a CPU, and during
-    /// [`Vgic::reset`], after [`Vgic::freeze`] and after [`Vgic::teardown`].
+    /// [`RemoveError`] if the vCPU is unknown, vCPU 0, powered on or on a CPU, in a VM with a GICv2,
+    /// and during [`Vgic::reset`], after [`Vgic::freeze`] and after [`Vgic::teardown`].
     pub fn remove_vcpu(&self, pin: &CpuPin<'_>, vcpu: VcpuId) -> Result<(), RemoveError> {
         self.vm.admit(pin)?;
         hotplug::remove_vcpu(&self.vm, pin, vcpu)?;

@@ -7,6 +7,7 @@
 //! * [`host`]: the embedder, with a record of the quotas. [`memory`]: the guest's hostile memory.
 //! * [`actor`]: an embedder that misuses the API, beside the VM under attack.
 //! * [`attributes`]: a VMM that restores a VM by KVM's attributes, from anybody's tables.
+//! * [`gicv2`]: a VM with a GICv2, its guest and its embedder.
 //! * [`gicv4`]: the machine's GICv4, for a part of the inputs.
 //! * [`bounds`]: bounds on the time of operations. [`heap`]: bounds on the library's allocations.
 //!
@@ -17,6 +18,7 @@
 pub mod actor;
 pub mod attributes;
 pub mod bounds;
+pub mod gicv2;
 #[allow(
     dead_code,
     missing_docs,

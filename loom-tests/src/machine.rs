@@ -160,6 +160,29 @@ impl Machine {
         Self::on_host(config, Quiet::default())
     }
 
+    /// Returns a VM with a GICv2 and `vcpus` vCPUs, all powered on. Both groups are enabled, and
+    /// nothing is masked on vCPU 0. The SGIs are in Group 0.
+    #[must_use]
+    pub fn with_gicv2(vcpus: u8) -> Self {
+        let mut config = Config::new(affinities(vcpus)).with_gicv2();
+        config.spis = 32;
+        if let Some(gicv2) = &mut config.gicv2 {
+            gicv2.v2m.clear();
+        }
+
+        let domain = Domain::new();
+        let machine = Self {
+            vm: Vgic::new(&domain, config, Quiet::default()).unwrap(),
+            domain,
+            placed: [const { AtomicUsize::new(0) }; 2],
+        };
+        machine.on(99, |pin| machine.gicd(pin, 0x000, 3)); // CTLR
+        for vcpu in (0..usize::from(vcpus)).filter_map(VcpuId::new) {
+            machine.vm.power_on(vcpu);
+        }
+        machine
+    }
+
     /// Returns a VM of the given configuration on a host, with the interrupts of [`Machine::new`]
     /// set up.
     fn on_host(mut config: Config, host: Quiet) -> Self {
@@ -382,6 +405,35 @@ impl Machine {
         self.vm
             .sysreg_write(&cpu.pin(), vcpu, SysReg::Sgi1r, value)
             .unwrap();
+    }
+
+    /// Writes a word of the distributor's frame of a GICv2 as `vcpu`, on `cpu`.
+    pub fn gicd_of(
+        &self,
+        cpu: &Cpu<SoftwareInterface>,
+        vcpu: VcpuId,
+        offset: u64,
+        width: Width,
+        value: u64,
+    ) {
+        let gpa = self.vm.config().distributor + offset;
+        let _ = (self.vm).mmio_write_of(&cpu.pin(), vcpu, gpa, width, value);
+    }
+
+    /// Writes a word of the CPU interface of a GICv2 as `vcpu`, which `cpu` has.
+    pub fn gicc(&self, cpu: &Cpu<SoftwareInterface>, vcpu: VcpuId, offset: u64, value: u64) {
+        let gpa = self.gicc_address(offset);
+        let _ = (self.vm).mmio_write_of(&cpu.pin(), vcpu, gpa, Width::Word, value);
+    }
+
+    /// Reads a word of the CPU interface of a GICv2 as `vcpu`, which `cpu` has.
+    pub fn read_gicc(&self, cpu: &Cpu<SoftwareInterface>, vcpu: VcpuId, offset: u64) -> u64 {
+        self.read(cpu, vcpu, self.gicc_address(offset))
+    }
+
+    fn gicc_address(&self, offset: u64) -> u64 {
+        let gicv2 = self.vm.config().gicv2.as_ref();
+        gicv2.expect("the VM has a GICv2").cpu_interface + offset
     }
 
     /// Writes `GITS_CTLR.Enabled` of ITS 0.

@@ -109,6 +109,9 @@ pub(crate) fn remove_vcpu<H: Host>(
     if id.index() == 0 {
         return Err(RemoveError::FirstVcpu);
     }
+    if vm.gicv2.is_some() {
+        return Err(RemoveError::Gicv2);
+    }
 
     vcpu.residency.remove().map_err(|found| match found.cpu() {
         Some(_) => RemoveError::Loaded(id),

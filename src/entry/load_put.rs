@@ -64,6 +64,9 @@ pub(crate) fn power_off<H: Host, I: CpuInterface>(
 ) -> Result<(), EntryError> {
     put_with(vm, cpu, pin, vcpu, |vcpu, shadow| {
         *shadow = IchShadow::after_reset();
+        if let Some(gicv2) = &vm.gicv2 {
+            gicv2.power_off(vcpu.id);
+        }
         vcpu.residency.set_power(false);
     })
 }

@@ -61,22 +61,27 @@ impl Gicv2 {
         self.0.get(vcpu.index())
     }
 
-    /// Resets all interfaces.
+    /// Resets all interfaces, and takes the sources of all SGIs away. The vCPUs are claimed.
     pub(crate) fn reset(&self) {
-        self.0.iter().for_each(Interface::reset);
+        for interface in &self.0 {
+            interface.set_control(0);
+            for sources in &interface.pending {
+                // Relaxed: the claim of the vCPUs orders it.
+                sources.store(0, Relaxed);
+            }
+        }
+    }
+
+    /// Resets the interface of a vCPU that is powered off, on the CPU that has the vCPU. SGIs stay
+    /// pending, as they do in the distributor.
+    pub(crate) fn power_off(&self, vcpu: VcpuId) {
+        if let Some(interface) = self.interface(vcpu) {
+            interface.set_control(0);
+        }
     }
 }
 
 impl Interface {
-    /// Resets the fields. No CPU has the vCPU.
-    pub(crate) fn reset(&self) {
-        // Relaxed, all: the claim of the vCPU orders them.
-        for sources in &self.pending {
-            sources.store(0, Relaxed);
-        }
-        self.control.store(0, Relaxed);
-    }
-
     /// Returns AckCtl and FIQEn, as in `GICC_CTLR`. On the CPU that has the vCPU, or with the vCPU
     /// claimed.
     pub(crate) fn control(&self) -> u32 {

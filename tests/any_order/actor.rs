@@ -33,6 +33,9 @@ use crate::gicv4::{Model, Version};
 
 const GICD: u64 = 0x0800_0000;
 const GICR: u64 = 0x080a_0000;
+/// The CPU interface and the GICv2m frame of a GICv2.
+const GICC: u64 = 0x0801_0000;
+const V2M: u64 = 0x0802_0000;
 const GITS: u64 = 0x0808_0000;
 /// The frame of the second ITS.
 const GITS2: u64 = 0x0900_0000;
@@ -401,7 +404,10 @@ impl<'s, C: Choices> Actor<'s, C> {
     fn make_vm(&mut self) {
         let (place, domain) = (self.choices.below(3), self.choices.below(6) / 5);
         let vcpus = 1 + self.choices.below(3);
-        let config = config(vcpus, vcpus + self.choices.below(2));
+        let config = match self.choices.below(6) {
+            0 => gicv2(config(vcpus, vcpus)),
+            more => config(vcpus, vcpus + more % 2),
+        };
         // Miri would look through pending tables for long.
         let direct = !cfg!(miri) && self.choices.below(2) == 0;
         let number = self.shared.made.fetch_add(1, Ordering::Relaxed);
@@ -606,6 +612,7 @@ impl<'s, C: Choices> Actor<'s, C> {
                 return;
             };
             let entered = vm.enter(pin, vcpu);
+            ignore(vm.virtual_lines(pin, vcpu));
             vm.check(registered.domain, entered);
             if entered.is_ok() {
                 registered.last.set((place, vcpu));
@@ -700,8 +707,15 @@ impl<'s, C: Choices> Actor<'s, C> {
     /// Accesses a register that is there, or any.
     fn access(&mut self, pins: &Pins<'_, '_>) {
         let Some(vm) = self.vm() else { return };
-        let frame = [GICD, GICR, GICR + 0x1_0000, GICR + 0x2_0000, GITS, GITS2];
-        let frame = frame[self.choices.below(6)];
+        let redistributors = [GICR, GICR + 0x1_0000, GICR + 0x2_0000];
+        let frame = match self.choices.below(8) {
+            0 => GICD,
+            1 => GICC,
+            2 => V2M,
+            3 => GITS,
+            4 => GITS2,
+            more => redistributors[more - 5],
+        };
         let offset = match self.choices.below(3) {
             0 => [0, 0x14, 0x70, 0x78, 0x80, 0x88, 0x90, 0xb0, 0xc0, 0x100][self.choices.below(10)],
             1 => 0x80 + self.choices.below(0x380 / 4) as u64 * 4,
@@ -711,14 +725,18 @@ impl<'s, C: Choices> Actor<'s, C> {
         let width = [Width::Byte, Width::Half, Width::Word, Width::Double];
         let width = width[self.choices.below(4)];
         let (vcpu, value) = (self.vcpu(), self.choices.number());
-        if self.choices.below(2) == 0 {
-            self.with_cpu(pins, |_, on, pin| {
-                vm.check(on.domain, vm.mmio_read(pin, vcpu, frame + offset, width));
-            });
-        } else {
-            self.with_pin(pins, |_, domain, pin| {
-                vm.check(domain, vm.mmio_write(pin, frame + offset, width, value));
-            });
+        let gpa = frame + offset;
+        match self.choices.below(4) {
+            0 | 1 => self.with_cpu(pins, |_, on, pin| {
+                vm.check(on.domain, vm.mmio_read(pin, vcpu, gpa, width));
+            }),
+            2 => self.with_cpu(pins, |_, on, pin| {
+                vm.check(on.domain, vm.mmio_write_of(pin, vcpu, gpa, width, value));
+                ignore(vm.virtual_lines(pin, vcpu));
+            }),
+            _ => self.with_pin(pins, |_, domain, pin| {
+                vm.check(domain, vm.mmio_write(pin, gpa, width, value));
+            }),
         }
     }
 
@@ -860,6 +878,20 @@ fn config(vcpus: usize, max_vcpus: usize) -> Config {
         ..Config::new(affinities.collect())
     };
     config.vcpus.truncate(vcpus);
+    config
+}
+
+/// Returns a configuration with a GICv2 in place of the GICv3.
+fn gicv2(config: Config) -> Config {
+    let mut config = Config {
+        its: Vec::new(),
+        lpis: 0,
+        ..config
+    }
+    .with_gicv2();
+    if let Some(gicv2) = &mut config.gicv2 {
+        (gicv2.v2m[0].first_spi, gicv2.v2m[0].spis) = (40, 8);
+    }
     config
 }
 

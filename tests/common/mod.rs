@@ -347,6 +347,9 @@ impl Machine {
         let cpu = &self.cpus[n];
         match value {
             None => self.vm.mmio_read(&cpu.pin(), vcpu(n), gpa, width),
+            Some(value) if self.vm.config().gicv2.is_some() => {
+                (self.vm).mmio_write_of(&cpu.pin(), vcpu(n), gpa, width, value)
+            }
             Some(value) => self.vm.mmio_write(&cpu.pin(), gpa, width, value),
         }
         .unwrap()

@@ -101,6 +101,8 @@ pub(crate) enum Target {
     AnyOrder,
     /// Saved states, KVM's attributes and tables.
     State,
+    /// The frames of a GICv2.
+    Gicv2,
 }
 
 impl ValueEnum for Target {
@@ -112,6 +114,7 @@ impl ValueEnum for Target {
             Self::Config,
             Self::AnyOrder,
             Self::State,
+            Self::Gicv2,
         ]
     }
 
@@ -123,6 +126,7 @@ impl ValueEnum for Target {
             Self::Config => "The embedder's configuration",
             Self::AnyOrder => "The embedder's calls, in any order",
             Self::State => "Saved states, KVM's attributes and tables",
+            Self::Gicv2 => "Accesses of the frames of a GICv2",
         };
         Some(PossibleValue::new(self.name()).help(help))
     }
@@ -138,6 +142,7 @@ impl Target {
             Self::Config => "config",
             Self::AnyOrder => "any_order",
             Self::State => "state",
+            Self::Gicv2 => "gicv2",
         }
     }
 }

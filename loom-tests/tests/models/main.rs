@@ -23,6 +23,7 @@ mod retarget;
 mod rwp;
 mod scheduler;
 mod sgi;
+mod sgi_sources;
 mod slices;
 mod snapshot;
 mod teardown;
