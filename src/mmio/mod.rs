@@ -6,6 +6,7 @@
 //! | `gicd` | distributor |
 //! | `gicr` | redistributors: `RD_base` and `SGI_base` |
 //! | `gits` | ITS control frame |
+//! | `extended` | registers of extended SPIs in GICD, and of extended PPIs in GICR |
 //! | `bank` | per-interrupt registers common to GICD and GICR, 32 interrupts at a time |
 //! | `data_abort` | syndrome of a trapped access |
 //!
@@ -28,6 +29,7 @@
 
 pub(crate) mod bank;
 mod data_abort;
+pub(crate) mod extended;
 pub(crate) mod gicd;
 pub(crate) mod gicr;
 pub(crate) mod gits;
