@@ -151,6 +151,18 @@ pub struct Config {
     /// Number of SPIs: a multiple of 32 from 0 to 960, or 988. The number determines
     /// `GICD_TYPER.ITLinesNumber`.
     pub spis: u32,
+    /// Number of extended SPIs of GICv3.1, from INTID 4096 up: a multiple of 32 from 0 to 1,024,
+    /// given by `GICD_TYPER.ESPI` and `ESPI_range`.
+    ///
+    /// A CPU without INTIDs 1024-8191 ([`Vtr::extended_range`]) refuses to enter the vCPUs of a VM
+    /// with extended interrupts ([`EntryError::ExtendedRange`]).
+    ///
+    /// [`Vtr::extended_range`]: crate::cpu_interface::Vtr::extended_range
+    /// [`EntryError::ExtendedRange`]: crate::EntryError::ExtendedRange
+    pub extended_spis: u32,
+    /// Number of extended PPIs of GICv3.1 of each vCPU, from INTID 1056 up: 0, 32 or 64, given by
+    /// `GICR_TYPER.PPInum`. Requires of the CPUs what `extended_spis` does.
+    pub extended_ppis: u32,
     /// Guest-physical address of the distributor, 64 KiB aligned; 4 KiB with a GICv2.
     pub distributor: u64,
     /// Regions of redistributor frames, at most 64, together with room for `max_vcpus`. An access
@@ -172,8 +184,8 @@ pub struct Config {
     /// (`GICD_CTLR.nASSGIreq`), which a GICv4.1 with virtual SGIs delivers directly. On another
     /// machine such a guest's SGIs go through list registers, and have an active state.
     pub nassgi_cap: bool,
-    /// PPI of the maintenance interrupt, INTID 16-31, for the VM's description. The guest never
-    /// receives the interrupt.
+    /// PPI of the maintenance interrupt, INTID 16-31, or an extended one of `extended_ppis`, for
+    /// the VM's description. The guest never receives the interrupt.
     pub maintenance: IntId,
     /// A GICv2 for the guest in place of the GICv3, for at most 8 vCPUs, all present from the
     /// start. There are no redistributors, LPIs and ITSes then. The guest's accesses to the CPU
@@ -194,6 +206,8 @@ impl Config {
             vcpus,
             max_vcpus: count,
             spis: 988,
+            extended_spis: 0,
+            extended_ppis: 0,
             distributor: 0x0800_0000,
             redistributors: board_regions(count),
             its: Vec::new(),
@@ -245,6 +259,26 @@ impl Config {
         IntId::FIRST_SPI.wrapping_add(self.spis)
     }
 
+    /// Returns the INTID after the largest extended SPI, or 4096 if the VM has none.
+    #[must_use]
+    pub const fn extended_spi_end(&self) -> u32 {
+        // `Config::validate` refuses a number that wraps.
+        IntId::FIRST_EXTENDED_SPI.wrapping_add(self.extended_spis)
+    }
+
+    /// Returns the INTID after the largest extended PPI, or 1056 if the VM has none.
+    #[must_use]
+    pub const fn extended_ppi_end(&self) -> u32 {
+        // `Config::validate` refuses a number that wraps.
+        IntId::FIRST_EXTENDED_PPI.wrapping_add(self.extended_ppis)
+    }
+
+    /// Returns true if the VM has extended SPIs or extended PPIs.
+    #[must_use]
+    pub const fn has_extended_range(&self) -> bool {
+        self.extended_spis != 0 || self.extended_ppis != 0
+    }
+
     /// Returns the INTID after the largest LPI, or 8192 if the VM has no LPIs.
     #[must_use]
     pub const fn lpi_end(&self) -> u32 {
@@ -255,11 +289,17 @@ impl Config {
     /// Returns the number of INTID bits, `GICD_TYPER.IDbits` + 1.
     #[must_use]
     pub const fn intid_bits(&self) -> u32 {
-        if self.lpis == 0 {
-            10
+        let end = if self.lpis != 0 {
+            self.lpi_end()
+        } else if self.extended_spis != 0 {
+            self.extended_spi_end()
+        } else if self.extended_ppis != 0 {
+            self.extended_ppi_end()
         } else {
-            u32::BITS - self.lpi_end().wrapping_sub(1).leading_zeros()
-        }
+            // The special INTIDs need 10 bits.
+            0x400
+        };
+        u32::BITS - end.wrapping_sub(1).leading_zeros()
     }
 
     /// Returns the `(base, bytes)` of every frame, for the VM's memory map.
@@ -323,6 +363,14 @@ impl Config {
             return Err(ConfigError::SpiCount(self.spis));
         }
 
+        if !self.extended_spis.is_multiple_of(32) || self.extended_spis > 1024 {
+            return Err(ConfigError::ExtendedSpiCount(self.extended_spis));
+        }
+
+        if !matches!(self.extended_ppis, 0 | 32 | 64) {
+            return Err(ConfigError::ExtendedPpiCount(self.extended_ppis));
+        }
+
         let power = self.lpis.is_power_of_two() && matches!(self.lpis, 32..=0x1_0000);
         if !power && !matches!(self.lpis, 0 | LPIS_OF_16_BITS) {
             return Err(ConfigError::LpiCount(self.lpis));
@@ -336,7 +384,9 @@ impl Config {
             return Err(ConfigError::ItsCount(self.its.len()));
         }
 
-        if !matches!(self.maintenance.raw(), 16..32) {
+        let extended = IntId::FIRST_EXTENDED_PPI..self.extended_ppi_end();
+        let maintenance = self.maintenance.raw();
+        if !matches!(maintenance, 16..32) && !extended.contains(&maintenance) {
             return Err(ConfigError::Maintenance(self.maintenance));
         }
 
@@ -378,7 +428,8 @@ impl Config {
         if self.vcpus.len() > MAX_GICV2_VCPUS || self.max_vcpus != self.vcpus.len() {
             return Err(ConfigError::Gicv2Vcpus(self.max_vcpus));
         }
-        if !self.redistributors.is_empty() || self.lpis != 0 || self.nassgi_cap {
+        let only_of_gicv3 = self.lpis != 0 || self.nassgi_cap || self.has_extended_range();
+        if !self.redistributors.is_empty() || only_of_gicv3 {
             return Err(ConfigError::NotOfGicv2);
         }
         if gicv2.v2m.len() > MAX_V2M_FRAMES {
@@ -443,6 +494,10 @@ pub enum ConfigError {
     DuplicateAffinity(Affinity),
     /// A number of SPIs other than 988 or a multiple of 32 up to 960.
     SpiCount(u32),
+    /// A number of extended SPIs other than a multiple of 32 up to 1,024.
+    ExtendedSpiCount(u32),
+    /// A number of extended PPIs other than 0, 32 or 64.
+    ExtendedPpiCount(u32),
     /// A number of LPIs other than 0, a power of two from 32 to 65,536, or [`LPIS_OF_16_BITS`].
     LpiCount(u32),
     /// An ITS in a VM without LPIs.
@@ -451,7 +506,7 @@ pub enum ConfigError {
     ItsCount(usize),
     /// An ITS with a field out of range.
     Its(ItsId),
-    /// A maintenance interrupt other than a PPI.
+    /// A maintenance interrupt other than a PPI of the VM.
     Maintenance(IntId),
     /// More than 64 regions of redistributor frames.
     RegionCount(usize),
@@ -460,7 +515,7 @@ pub enum ConfigError {
     /// A VM with a GICv2 that has more than 8 vCPUs, or a `max_vcpus` of another number than its
     /// vCPUs.
     Gicv2Vcpus(usize),
-    /// A VM with a GICv2, and with redistributors, LPIs or `nassgi_cap`.
+    /// A VM with a GICv2, and with redistributors, LPIs, extended interrupts or `nassgi_cap`.
     NotOfGicv2,
     /// More than 8 GICv2m frames.
     V2mCount(usize),
@@ -486,6 +541,10 @@ impl core::fmt::Display for ConfigError {
             }
             Self::DuplicateAffinity(a) => write!(f, "two vCPUs have affinity {:#010x}", a.packed()),
             Self::SpiCount(n) => write!(f, "{n} SPIs; give a multiple of 32 up to 960, or 988"),
+            Self::ExtendedSpiCount(n) => {
+                write!(f, "{n} extended SPIs; give a multiple of 32 up to 1024")
+            }
+            Self::ExtendedPpiCount(n) => write!(f, "{n} extended PPIs; give 0, 32 or 64"),
             Self::LpiCount(n) => {
                 write!(
                     f,
@@ -495,7 +554,13 @@ impl core::fmt::Display for ConfigError {
             Self::ItsWithoutLpis => write!(f, "an ITS needs LPIs: `lpis` is 0"),
             Self::ItsCount(n) => write!(f, "{n} ITSes; at most 16 are supported"),
             Self::Its(id) => write!(f, "ITS {}: bits or collections out of range", id.0),
-            Self::Maintenance(id) => write!(f, "maintenance interrupt {} is not a PPI", id.raw()),
+            Self::Maintenance(id) => {
+                write!(
+                    f,
+                    "maintenance interrupt {} is not a PPI of the VM",
+                    id.raw()
+                )
+            }
             Self::RegionCount(n) => {
                 write!(f, "{n} redistributor regions; at most 64 are supported")
             }
@@ -511,7 +576,9 @@ impl core::fmt::Display for ConfigError {
                     "a GICv2 has at most 8 vCPUs, all from the start; max_vcpus is {n}"
                 )
             }
-            Self::NotOfGicv2 => f.write_str("a GICv2 has no redistributors, LPIs and nASSGIcap"),
+            Self::NotOfGicv2 => f.write_str(
+                "a GICv2 has no redistributors, LPIs, extended interrupts and nASSGIcap",
+            ),
             Self::V2mCount(n) => write!(f, "{n} GICv2m frames; at most 8 are supported"),
             Self::V2mSpis(first) => {
                 write!(
@@ -601,6 +668,28 @@ mod tests {
     }
 
     #[test]
+    fn extended_interrupts_need_bits_of_an_intid_unless_lpis_have_more() {
+        for (spis, ppis, bits, of_lpis) in [
+            (0, 32, 11, 14),
+            (0, 64, 11, 14),
+            (32, 0, 13, 14),
+            (1024, 64, 13, 14),
+        ] {
+            let extended = |lpis| Config {
+                extended_spis: spis,
+                extended_ppis: ppis,
+                lpis,
+                ..Config::new(config(1).vcpus)
+            };
+            assert_eq!(extended(0).intid_bits(), bits);
+            assert_eq!(extended(32).intid_bits(), of_lpis);
+            assert_eq!(extended(LPIS_OF_16_BITS).intid_bits(), 16);
+            assert!(extended(0).has_extended_range());
+        }
+        assert!(!config(1).has_extended_range());
+    }
+
+    #[test]
     fn no_configuration_makes_a_getter_panic() {
         let last_lpi = 0_u32.wrapping_sub(IntId::FIRST_LPI);
         for (spis, lpis, bits) in [(u32::MAX, u32::MAX, 13), (0, last_lpi, 32)] {
@@ -610,6 +699,17 @@ mod tests {
                 ..config(1)
             };
             let _ = (config.spi_end(), config.lpi_end());
+            let wild = Config {
+                lpis: 0,
+                extended_spis: u32::MAX - spis,
+                extended_ppis: u32::MAX,
+                ..config.clone()
+            };
+            let _ = (
+                wild.intid_bits(),
+                wild.extended_spi_end(),
+                wild.extended_ppi_end(),
+            );
             assert_eq!(config.intid_bits(), bits);
         }
     }
@@ -618,7 +718,14 @@ mod tests {
     fn defaults_are_valid_and_each_mistake_has_its_error() {
         assert_eq!(config(4).validate(), Ok(()));
         assert_eq!(config(200).validate(), Ok(()));
-        let cases: [(Spoil, ConfigError); 27] = [
+        let extended = Config {
+            extended_spis: 1024,
+            extended_ppis: 64,
+            maintenance: IntId::ppi(1119).unwrap(),
+            ..config(4)
+        };
+        assert_eq!(extended.validate(), Ok(()));
+        let cases: [(Spoil, ConfigError); 33] = [
             (|c| c.vcpus.clear(), ConfigError::VcpuCount(0)),
             (|c| c.max_vcpus = 3, ConfigError::MaxVcpus(3)),
             (|c| c.max_vcpus = 4096, ConfigError::MaxVcpus(4096)),
@@ -628,6 +735,24 @@ mod tests {
             ),
             (|c| c.spis = 33, ConfigError::SpiCount(33)),
             (|c| c.spis = 992, ConfigError::SpiCount(992)),
+            (|c| c.extended_spis = 31, ConfigError::ExtendedSpiCount(31)),
+            (
+                |c| c.extended_spis = 1056,
+                ConfigError::ExtendedSpiCount(1056),
+            ),
+            (|c| c.extended_ppis = 16, ConfigError::ExtendedPpiCount(16)),
+            (|c| c.extended_ppis = 96, ConfigError::ExtendedPpiCount(96)),
+            (
+                |c| c.maintenance = IntId::ppi(1056).unwrap(),
+                ConfigError::Maintenance(IntId::ppi(1056).unwrap()),
+            ),
+            (
+                |c| {
+                    c.extended_ppis = 32;
+                    c.maintenance = IntId::ppi(1088).unwrap();
+                },
+                ConfigError::Maintenance(IntId::ppi(1088).unwrap()),
+            ),
             (|c| c.lpis = 0x2_0000, ConfigError::LpiCount(0x2_0000)),
             (|c| c.lpis = 57_343, ConfigError::LpiCount(57_343)),
             (|c| c.lpis = u32::MAX, ConfigError::LpiCount(u32::MAX)),

@@ -74,6 +74,14 @@ impl<H: Host> Dump<'_, H> {
             config.max_vcpus,
             config.spis,
         )?;
+        for (first, count, name) in [
+            (IntId::FIRST_EXTENDED_SPI, config.extended_spis, "SPIs"),
+            (IntId::FIRST_EXTENDED_PPI, config.extended_ppis, "PPIs"),
+        ] {
+            if count != 0 {
+                write!(f, ", extended {name} {first}-{}", first + count - 1)?;
+            }
+        }
         if config.lpis != 0 {
             write!(f, ", LPIs {}-{}", IntId::FIRST_LPI, config.lpi_end() - 1)?;
         }
@@ -129,8 +137,8 @@ impl<H: Host> Dump<'_, H> {
             self.interrupt(f, vcpu, irq, state)
         };
 
-        vcpu.map_or(&[][..], Vcpu::privates)
-            .iter()
+        vcpu.into_iter()
+            .flat_map(Vcpu::all_privates)
             .try_for_each(&mut visit)?;
         if has_shared {
             self.shared(&mut visit)?;
@@ -273,11 +281,7 @@ impl<H: Host> Dump<'_, H> {
 
     /// Visits the SPIs, then the LPIs, in the order of their INTIDs, until `visit` fails.
     fn shared(&self, visit: &mut impl FnMut(&Irq) -> fmt::Result) -> fmt::Result {
-        self.vm
-            .distributor
-            .spis()
-            .iter()
-            .try_for_each(&mut *visit)?;
+        self.vm.distributor.all_spis().try_for_each(&mut *visit)?;
 
         let (mut cursor, mut steps, mut visited) = (Cursor::default(), u32::MAX, Ok(()));
         self.vm

@@ -237,6 +237,10 @@ pub enum EntryError {
         /// Bits of an INTID in the CPU's list registers, 16 or 24.
         cpu: u8,
     },
+    /// A VM with extended SPIs or PPIs ([`Config::extended_spis`](crate::Config::extended_spis),
+    /// [`Config::extended_ppis`](crate::Config::extended_ppis)) on a CPU that does not support
+    /// INTIDs 1024-8191 (`ICC_CTLR_EL1.ExtRange` = 0).
+    ExtendedRange,
 }
 
 impl core::fmt::Display for EntryError {
@@ -258,6 +262,9 @@ impl core::fmt::Display for EntryError {
                     "the VM has INTIDs of {vm} bits, this CPU's list registers hold {cpu}"
                 )
             }
+            Self::ExtendedRange => f.write_str(
+                "the VM has extended interrupts, this CPU does not support INTIDs 1024-8191",
+            ),
         }
     }
 }
@@ -279,10 +286,15 @@ impl From<ForeignDomain> for EntryError {
 pub enum RestoreError {
     /// The VM cannot be reset now.
     Reset(TeardownError),
-    /// A version of the state that this library does not know.
+    /// A version of the state that this library does not know, or another than the VM's
+    /// ([`state`](crate::state#versions)).
     Version(u16),
     /// The number of SPIs, and the VM's, which is another.
     Spis(usize, usize),
+    /// The number of extended SPIs, and the VM's, which is another.
+    ExtendedSpis(usize, usize),
+    /// The number of extended PPIs of all vCPUs, and the VM's, which is another.
+    ExtendedPpis(usize, usize),
     /// The number of vCPUs, and of those that the VM has had so far, which is another.
     Vcpus(usize, usize),
     /// A vCPU with another affinity than the VM's, removed on one side, or on although removed.
@@ -310,6 +322,12 @@ impl core::fmt::Display for RestoreError {
             Self::Reset(reason) => reason.fmt(f),
             Self::Version(version) => write!(f, "the state has the unknown version {version}"),
             Self::Spis(state, vm) => write!(f, "the state has {state} SPIs, the VM {vm}"),
+            Self::ExtendedSpis(state, vm) => {
+                write!(f, "the state has {state} extended SPIs, the VM {vm}")
+            }
+            Self::ExtendedPpis(state, vm) => {
+                write!(f, "the state has {state} extended PPIs, the VM {vm}")
+            }
             Self::Vcpus(state, vm) => write!(f, "the state has {state} vCPUs, the VM {vm}"),
             Self::Affinity(vcpu) => {
                 write!(f, "vCPU {} has another affinity in the VM", vcpu.index())

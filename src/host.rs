@@ -14,14 +14,14 @@ pub struct BadAddress;
 /// A physical interrupt that is connected to an interrupt of a guest.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum PhysicalInterrupt {
-    /// The PPI `intid`, 16-31, of a physical CPU.
+    /// The PPI `intid`, 16-31 or 1056-1119, of a physical CPU.
     Ppi {
         /// CPU whose PPI is meant.
         cpu: CpuId,
         /// Physical INTID.
         intid: IntId,
     },
-    /// The SPI `intid`, 32-1019.
+    /// The SPI `intid`, 32-1019 or 4096-5119.
     Spi {
         /// Physical INTID.
         intid: IntId,
@@ -29,10 +29,11 @@ pub enum PhysicalInterrupt {
 }
 
 impl PhysicalInterrupt {
-    /// Returns the physical interrupt with the number `pintid`, 16-1019; `cpu` is the CPU of a PPI.
+    /// Returns the physical interrupt with the number `pintid`, a PPI's or an SPI's; `cpu` is the
+    /// CPU of a PPI.
     pub(crate) fn new(pintid: u16, cpu: CpuId) -> Self {
         let intid = IntId::wired(pintid);
-        if u32::from(pintid) < IntId::FIRST_SPI {
+        if intid.is_private() {
             Self::Ppi { cpu, intid }
         } else {
             Self::Spi { intid }
@@ -177,7 +178,7 @@ pub trait Host: Send + Sync {
 
     /// Reports that the guest, or a reset or restore of the VM, configured the SPI `intid` or, with
     /// a `vcpu`, the PPI of the vCPU as edge-triggered or as level-sensitive (`GICD_ICFGR<n>`,
-    /// `GICR_ICFGR1`).
+    /// `GICR_ICFGR1`, or the register of an extended interrupt).
     fn configured(&self, vcpu: Option<VcpuId>, intid: IntId, edge: bool) {
         let _ = (vcpu, intid, edge);
     }

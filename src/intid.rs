@@ -2,24 +2,32 @@
 
 use core::fmt;
 
-/// An interrupt identifier in one of the architecture's ranges (IHI 0069, 2.2): SGI 0-15, PPI
-/// 16-31, SPI 32-1019, LPI 8192 and above.
+/// An interrupt identifier in one of the architecture's ranges (IHI 0069, 2.2).
+///
+/// | kind | INTIDs | extended range of GICv3.1 |
+/// |---|---|---|
+/// | SGI | 0-15 | |
+/// | PPI | 16-31 | 1056-1119 |
+/// | SPI | 32-1019 | 4096-5119 |
+/// | LPI | 8192 and above | |
 ///
 /// # Invariants
-/// The value is never one of the special INTIDs 1020-1023, never in the reserved or extended ranges
-/// 1024-8191, and always below 2^24.
+/// The value is in one of the ranges of the table, and below 2^24: never one of the special INTIDs
+/// 1020-1023, and never reserved.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IntId(u32);
 
-/// The architecture's classes of interrupts, in the order of their INTIDs.
+/// The architecture's classes of interrupts, in the order of their INTIDs but for the extended
+/// ranges.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 #[repr(u8)]
 pub enum Kind {
     /// Software generated interrupt, private to a vCPU.
     Sgi = 0,
-    /// Private peripheral interrupt.
+    /// Private peripheral interrupt, extended ones included.
     Ppi = 1,
-    /// Shared peripheral interrupt, routed by `GICD_IROUTER<n>`.
+    /// Shared peripheral interrupt, routed by `GICD_IROUTER<n>`; extended ones, routed by
+    /// `GICD_IROUTER<n>E`, included.
     Spi = 2,
     /// Locality-specific peripheral interrupt, routed by an ITS.
     Lpi = 3,
@@ -44,24 +52,33 @@ impl Kind {
 }
 
 impl IntId {
-    /// Number of INTIDs private to a vCPU (SGIs and PPIs).
+    /// Number of INTIDs private to a vCPU (SGIs and PPIs), without extended PPIs.
     pub const PRIVATE: u32 = 32;
     /// INTID of the first PPI, number 0 in an interrupt specifier of a device tree.
     pub const FIRST_PPI: u32 = 16;
     /// INTID of the first SPI, number 0 in an interrupt specifier of a device tree.
     pub const FIRST_SPI: u32 = 32;
-    /// INTID after the last SPI.
+    /// INTID after the last SPI that is not extended.
     pub const END_SPI: u32 = 1020;
+    /// INTID of the first extended PPI, number 0 in an interrupt specifier of a device tree.
+    pub const FIRST_EXTENDED_PPI: u32 = 1056;
+    /// INTID after the last extended PPI.
+    pub const END_EXTENDED_PPI: u32 = 1120;
+    /// INTID of the first extended SPI, number 0 in an interrupt specifier of a device tree.
+    pub const FIRST_EXTENDED_SPI: u32 = 4096;
+    /// INTID after the last extended SPI.
+    pub const END_EXTENDED_SPI: u32 = 5120;
     /// INTID of the first LPI.
     pub const FIRST_LPI: u32 = 8192;
     /// INTID after the largest 24-bit INTID, the widest that `ICH_VTR_EL2.IDbits` allows.
     pub const END: u32 = 1 << 24;
 
-    /// Checks `raw`, a claim of the guest, say. Returns `None` for special, reserved and extended
-    /// INTIDs, and from 2^24 on.
+    /// Checks `raw`, a claim of the guest, say. Returns `None` for special and reserved INTIDs, and
+    /// from 2^24 on.
     #[must_use]
     pub const fn new(raw: u32) -> Option<Self> {
-        if raw < Self::END_SPI || (raw >= Self::FIRST_LPI && raw < Self::END) {
+        let known = raw < Self::END_SPI || (raw >= Self::FIRST_LPI && raw < Self::END);
+        if known || Self(raw).is_extended() {
             Some(Self(raw))
         } else {
             None
@@ -74,27 +91,26 @@ impl IntId {
         if n < 16 { Some(Self(n)) } else { None }
     }
 
-    /// Returns the PPI with INTID `raw`, or `None` unless `raw` is 16-31.
+    /// Returns the PPI with INTID `raw`, or `None` unless `raw` is 16-31 or 1056-1119.
     #[must_use]
     pub const fn ppi(raw: u32) -> Option<Self> {
-        if raw >= 16 && raw < 32 {
-            Some(Self(raw))
-        } else {
-            None
+        match Self(raw).kind() {
+            Kind::Ppi => Some(Self(raw)),
+            _ => None,
         }
     }
 
-    /// Returns the SPI with INTID `raw`, or `None` unless `raw` is 32-1019.
+    /// Returns the SPI with INTID `raw`, or `None` unless `raw` is 32-1019 or 4096-5119.
     #[must_use]
     pub const fn spi(raw: u32) -> Option<Self> {
-        if raw >= Self::FIRST_SPI && raw < Self::END_SPI {
-            Some(Self(raw))
-        } else {
-            None
+        match raw {
+            Self::FIRST_SPI..Self::END_SPI => Some(Self(raw)),
+            Self::FIRST_EXTENDED_SPI..Self::END_EXTENDED_SPI => Some(Self(raw)),
+            _ => None,
         }
     }
 
-    /// Returns the PPI or SPI with INTID `raw`, which the caller has checked to be 16-1019.
+    /// Returns the PPI or SPI with INTID `raw`, which the caller has checked to be one.
     pub(crate) const fn wired(raw: u16) -> Self {
         Self(raw as u32)
     }
@@ -122,6 +138,8 @@ impl IntId {
             0..16 => Kind::Sgi,
             16..32 => Kind::Ppi,
             32..1020 => Kind::Spi,
+            Self::FIRST_EXTENDED_PPI..Self::END_EXTENDED_PPI => Kind::Ppi,
+            Self::FIRST_EXTENDED_SPI..Self::END_EXTENDED_SPI => Kind::Spi,
             _ => Kind::Lpi,
         }
     }
@@ -129,7 +147,18 @@ impl IntId {
     /// Returns true for an SGI or a PPI: each vCPU has an interrupt of its own with the INTID.
     #[must_use]
     pub const fn is_private(self) -> bool {
-        self.0 < Self::PRIVATE
+        matches!(self.kind(), Kind::Sgi | Kind::Ppi)
+    }
+
+    /// Returns true for an interrupt of the extended ranges of GICv3.1: a PPI 1056-1119 or an SPI
+    /// 4096-5119.
+    #[must_use]
+    pub const fn is_extended(self) -> bool {
+        matches!(
+            self.0,
+            Self::FIRST_EXTENDED_PPI..Self::END_EXTENDED_PPI
+                | Self::FIRST_EXTENDED_SPI..Self::END_EXTENDED_SPI
+        )
     }
 }
 
@@ -252,20 +281,36 @@ mod tests {
 
     #[test]
     fn special_and_reserved_intids_are_refused() {
-        for raw in [1020, 1021, 1022, 1023, 1024, 4096, 8191, 1 << 24, u32::MAX] {
+        let special = 1020..1024;
+        let reserved = [1024, 1055, 1120, 4095, 5120, 8191, 1 << 24, u32::MAX];
+        for raw in special.chain(reserved) {
             assert_eq!(IntId::new(raw), None, "{raw}");
+            assert_eq!((IntId::ppi(raw), IntId::spi(raw)), (None, None), "{raw}");
         }
 
-        for (raw, kind) in [
-            (0, Kind::Sgi),
-            (15, Kind::Sgi),
-            (16, Kind::Ppi),
-            (31, Kind::Ppi),
-            (32, Kind::Spi),
-            (1019, Kind::Spi),
-            (8192, Kind::Lpi),
+        for (raw, kind, extended) in [
+            (0, Kind::Sgi, false),
+            (15, Kind::Sgi, false),
+            (16, Kind::Ppi, false),
+            (31, Kind::Ppi, false),
+            (32, Kind::Spi, false),
+            (1019, Kind::Spi, false),
+            (1056, Kind::Ppi, true),
+            (1119, Kind::Ppi, true),
+            (4096, Kind::Spi, true),
+            (5119, Kind::Spi, true),
+            (8192, Kind::Lpi, false),
         ] {
-            assert_eq!(IntId::new(raw).map(IntId::kind), Some(kind), "{raw}");
+            let intid = IntId::new(raw).unwrap();
+            assert_eq!(
+                (intid.kind(), intid.is_extended()),
+                (kind, extended),
+                "{raw}"
+            );
+            let private = matches!(kind, Kind::Sgi | Kind::Ppi);
+            assert_eq!(intid.is_private(), private, "{raw}");
+            assert_eq!(IntId::ppi(raw).is_some(), kind == Kind::Ppi, "{raw}");
+            assert_eq!(IntId::spi(raw).is_some(), kind == Kind::Spi, "{raw}");
         }
     }
 

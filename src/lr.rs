@@ -16,7 +16,7 @@ pub const MAX: usize = 16;
 /// | 61    | HW        | deactivation also deactivates the physical interrupt `pINTID` |
 /// | 60    | Group     | 1 for Group 1 |
 /// | 55:48 | Priority  | 8 bits, lower is more urgent |
-/// | 44:32 | pINTID    | physical INTID when HW is set |
+/// | 44:32 | pINTID    | physical INTID when HW is set; 44:42 are 0 without the extended range |
 /// | 41    | EOI       | when HW is clear: maintenance interrupt on deactivation |
 /// | 31:0  | vINTID    | INTID that the guest reads from `ICC_IAR<n>_EL1` |
 #[derive(Clone, Copy, PartialEq, Eq, Default)]

@@ -23,7 +23,7 @@
 )]
 
 use crate::cpu::Cpu;
-use crate::cpu_interface::{CpuInterface, Vtr, priority, vmcr};
+use crate::cpu_interface::{CpuInterface, ICC_CTLR_EXT_RANGE, Vtr, priority, vmcr};
 use crate::delivery::{change, sgi};
 use crate::entry::fold;
 use crate::epoch::CpuPin;
@@ -222,6 +222,11 @@ fn ctlr(vmcr: u64, vtr: Vtr) -> u64 {
         | u64::from(vtr.priority_bits).wrapping_sub(1) << 8
         | u64::from(vtr.id_bits == 24) << 11
         | u64::from(vtr.affinity3) << 15
+        | if vtr.extended_range {
+            ICC_CTLR_EXT_RANGE
+        } else {
+            0
+        }
         | RSS
 }
 

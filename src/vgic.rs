@@ -315,7 +315,7 @@ impl<H: Host> Vgic<H> {
         self.inject_msi(pin, its.id, device, EventId(data))
     }
 
-    /// Makes the SPI `intid`, 32-1019, pending by an edge.
+    /// Makes the SPI `intid`, 32-1019 or an extended one, 4096-5119, pending by an edge.
     ///
     /// An SPI that the guest has configured as level-sensitive is latched as pending too, at either
     /// level of the line, like by a write of `GICD_ISPENDR<n>`.
@@ -328,7 +328,7 @@ impl<H: Host> Vgic<H> {
         Ok(inject::raised(&self.vm, pin, irq, irq.raise()))
     }
 
-    /// Makes the PPI `intid`, 16-31, of `vcpu` pending by an edge.
+    /// Makes the PPI `intid`, 16-31 or an extended one, 1056-1119, of `vcpu` pending by an edge.
     ///
     /// A PPI that the guest has configured as level-sensitive is latched as pending too, at either
     /// level of the line, like by a write of `GICR_ISPENDR0`.
@@ -352,8 +352,9 @@ impl<H: Host> Vgic<H> {
         ))
     }
 
-    /// Sets the level of the input line of SPI `intid`, 32-1019. For an edge-triggered SPI
-    /// (`GICD_ICFGR<n>`), a rise is an edge, as [`Vgic::inject_spi`] is, and a fall is nothing.
+    /// Sets the level of the input line of SPI `intid`, 32-1019 or 4096-5119. For an edge-triggered
+    /// SPI (`GICD_ICFGR<n>`, `GICD_ICFGR<n>E`), a rise is an edge, as [`Vgic::inject_spi`] is, and
+    /// a fall is nothing.
     ///
     /// # Errors
     /// [`InjectError::UnknownInterrupt`] if `intid` is not an SPI of the VM.
@@ -368,8 +369,9 @@ impl<H: Host> Vgic<H> {
         Ok(())
     }
 
-    /// Sets the level of the input line of PPI `intid`, 16-31, of `vcpu`. For an edge-triggered PPI
-    /// (`GICR_ICFGR1`), a rise is an edge, as [`Vgic::inject_ppi`] is, and a fall is nothing.
+    /// Sets the level of the input line of PPI `intid`, 16-31 or 1056-1119, of `vcpu`. For an
+    /// edge-triggered PPI (`GICR_ICFGR1`, `GICR_ICFGR<n>E`), a rise is an edge, as
+    /// [`Vgic::inject_ppi`] is, and a fall is nothing.
     ///
     /// # Errors
     /// [`InjectError::UnknownVcpu`], or [`InjectError::UnknownInterrupt`] if `intid` is not a PPI.

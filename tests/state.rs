@@ -7,10 +7,10 @@ use common::its::Driver;
 use common::{Call, GICD, GITS, Machine, affinity, vcpu};
 use vgic::intid::{CpuId, IntId, ItsId};
 use vgic::mmio::{MmioOutcome, Width};
-#[cfg(feature = "serde")]
-use vgic::state::VERSION;
 use vgic::state::{CollectionState, DeviceState, EventState, VmState, flags};
-use vgic::{EntryError, Host, RestoreError, TeardownError};
+#[cfg(feature = "serde")]
+use vgic::state::{EXTENDED_VERSION, VERSION};
+use vgic::{Config, EntryError, Host, RestoreError, TeardownError};
 
 /// Returns every word of every frame, with its address, as vCPU 0 reads it.
 fn words(machine: &Machine) -> Vec<(u64, u64)> {
@@ -56,6 +56,128 @@ fn use_everything(machine: &Machine) -> u32 {
     assert_ne!(taken, 1023);
     machine.exit(1);
     taken
+}
+
+/// Returns a VM with two vCPUs after the guest's set-up, with extended interrupts.
+fn extended(spis: u32, ppis: u32) -> Machine {
+    let machine = Machine::from_config(Config {
+        extended_spis: spis,
+        extended_ppis: ppis,
+        ..Config::new((0..2).map(affinity).collect()).with_its(GITS)
+    });
+    machine.set_up();
+    machine
+}
+
+/// Programs extended interrupts, and leaves some in every state.
+fn use_extended(machine: &Machine) {
+    let gicr = machine.gicr(1) + 0x1_0000;
+    for at in [0x1000, 0x1200] {
+        machine.write(0, GICD + at, 0xffff_fff7);
+    }
+    machine.write(0, GICD + 0x3000, 0b10_0010);
+    for n in 0..4 {
+        let router = if n == 3 { 0xff } else { affinity(1).mpidr() };
+        machine.write64(0, GICD + 0x8000 + 8 * n, router);
+    }
+    machine.write(0, GICD + 0x1600, 0b1101);
+    machine.write(0, GICD + 0x1a00, 0b0010);
+    machine.write(0, GICD + 0x2004, 0x1020_3040);
+    for n in [1, 2] {
+        machine.write(1, gicr + 0x80 + 4 * n, u32::MAX);
+        machine.write(1, gicr + 0x100 + 4 * n, u32::MAX);
+    }
+    machine.write(1, gicr + 0x204, 1 << 5);
+    machine.write(1, gicr + 0x208, 1 << 31);
+    machine.write(1, gicr + 0x304, 1 << 6);
+    machine.write(1, gicr + 0xc14, 0b10 << 30);
+    machine.write(1, gicr + 0x420, 0x4030_2010);
+    let ppi = IntId::ppi(1064).unwrap();
+    (machine.vm.set_ppi_line(&machine.pin(), vcpu(0), ppi, true)).unwrap();
+}
+
+/// Changes of the state of a VM with extended interrupts, and the errors that they lead to.
+const WRONG_EXTENDED: &[Wrong] = &[
+    (|s| s.version = 1, RestoreError::Version(1)),
+    (
+        |s| s.extended.spis.truncate(31),
+        RestoreError::ExtendedSpis(31, 32),
+    ),
+    (
+        |s| s.extended.ppis.truncate(64),
+        RestoreError::ExtendedPpis(64, 128),
+    ),
+    (
+        |s| s.extended.spis[31].interrupt.flags = 0x80,
+        RestoreError::Interrupt(4127),
+    ),
+    (
+        |s| s.extended.spis[0].router = 1 << 31,
+        RestoreError::Register("GICD_IROUTER<n>"),
+    ),
+    (
+        |s| s.extended.spis[5].active_on = Some(0),
+        RestoreError::Interrupt(4101),
+    ),
+    (
+        |s| s.extended.ppis[127].flags = flags::MESSAGE,
+        RestoreError::Interrupt(1119),
+    ),
+    (
+        |s| s.extended.ppis[64].priority = 4,
+        RestoreError::Interrupt(1056),
+    ),
+    (
+        |s| s.extended = vgic::state::ExtendedState::default(),
+        RestoreError::ExtendedSpis(0, 32),
+    ),
+];
+
+#[test]
+fn extended_interrupts_are_saved_and_restored() {
+    let source = extended(32, 64);
+    let taken = use_everything(&source);
+    use_extended(&source);
+    let state = source.save();
+    assert_eq!(state.extended.spis[1].active_on, Some(1));
+    assert_eq!(state.extended.ppis.len(), 128);
+
+    let target = extended(32, 64);
+    for (change, error) in WRONG_EXTENDED {
+        let mut wrong = state.clone();
+        change(&mut wrong);
+        let before = target.save();
+        assert_eq!(target.restore(&wrong), Err(*error), "{error}");
+        assert!(target.save() == before, "{error}");
+    }
+    for (spis, ppis, error) in [
+        (0, 64, RestoreError::ExtendedSpis(32, 0)),
+        (32, 32, RestoreError::ExtendedPpis(128, 64)),
+    ] {
+        let other = extended(spis, ppis);
+        assert_eq!(other.restore(&state), Err(error));
+        other.finish();
+    }
+
+    target.restore(&state).unwrap();
+    assert_eq!(target.save(), state);
+    assert_eq!(go_on(&target, taken), go_on(&source, taken));
+    source.finish();
+    target.finish();
+}
+
+/// The state after reset, of a configuration alone, is that of a VM that has just been made.
+#[test]
+fn the_state_after_reset_has_extended_interrupts() {
+    let config = Config {
+        extended_spis: 64,
+        extended_ppis: 32,
+        ..Config::new((0..2).map(affinity).collect())
+    };
+    let machine = Machine::from_config(config.clone());
+    machine.power_off(1);
+    assert_eq!(VmState::after_reset(&config), machine.save());
+    machine.finish();
 }
 
 /// Ends the interrupt that vCPU 1 has taken, and takes and ends all others.
@@ -559,40 +681,56 @@ fn file_of(version: u16) -> String {
     )
 }
 
-/// Restores the state of every version, as it was saved once. The guest finds what was left to it.
+/// Returns a VM of the kind that has states of a version.
+#[cfg(feature = "serde")]
+fn machine_of(version: u16) -> Machine {
+    match version {
+        VERSION => Machine::new(2),
+        _ => extended(32, 64),
+    }
+}
+
+/// Restores the state of every version, as it was saved once. The guest finds what was left to it,
+/// and a save has the bytes that it had then.
 #[cfg(feature = "serde")]
 #[test]
 fn a_state_of_every_version_is_restored() {
-    assert_eq!(VERSION, 1, "an older version needs its own types");
-    for version in 1..=VERSION {
+    assert_eq!(
+        (VERSION, EXTENDED_VERSION),
+        (1, 2),
+        "an older version needs its own types"
+    );
+    for version in [VERSION, EXTENDED_VERSION] {
         let bytes = std::fs::read(file_of(version)).unwrap();
         let state: VmState = postcard::from_bytes(&bytes).unwrap();
         assert_eq!(state.version, version);
-        let machine = Machine::new(2);
+        let machine = machine_of(version);
         machine.restore(&state).unwrap();
         assert!(machine.save() == state);
+        assert!(postcard::to_stdvec(&machine.save()).unwrap() == bytes);
         let served = go_on(&machine, 40);
-        assert_eq!(
-            served,
-            [0, 1, 2, 3, 20, 21, 22, 23, 41, 42, 8193, 8195],
-            "{version}"
-        );
+        let mut expected = vec![0, 1, 2, 3, 20, 21, 22, 23, 41, 42];
+        if version == EXTENDED_VERSION {
+            expected.extend([1061, 1119, 4096, 4098]);
+        }
+        expected.extend([8193, 8195]);
+        assert_eq!(served, expected, "{version}");
         machine.finish();
     }
 }
 
-/// Writes the state of the current version. A version that has been written stays as it is.
+/// Writes the state of the newest version. A version that has been written stays as it is.
 #[cfg(feature = "serde")]
 #[test]
 #[ignore = "writes the file of a new version"]
 fn the_state_of_a_new_version() {
-    let (machine, _, state) = used();
-    assert!(
-        !std::fs::exists(file_of(VERSION)).unwrap(),
-        "written before"
-    );
-    let bytes = postcard::to_stdvec(&state).unwrap();
-    std::fs::write(file_of(VERSION), bytes).unwrap();
+    let machine = machine_of(EXTENDED_VERSION);
+    use_everything(&machine);
+    use_extended(&machine);
+    let file = file_of(EXTENDED_VERSION);
+    assert!(!std::fs::exists(&file).unwrap(), "written before");
+    let bytes = postcard::to_stdvec(&machine.save()).unwrap();
+    std::fs::write(file, bytes).unwrap();
     machine.finish();
 }
 
@@ -604,6 +742,21 @@ fn a_state_is_sent_in_any_form() {
     let sent = postcard::to_stdvec(&state).unwrap();
     let received: VmState = postcard::from_bytes(&sent).unwrap();
     assert_eq!(received, state);
+    assert!(postcard::from_bytes::<VmState>(&sent[..sent.len() - 1]).is_err());
+    let named = serde_json::to_string(&state).unwrap();
+    assert!(!named.contains("extended"));
+    assert_eq!(serde_json::from_str::<VmState>(&named).unwrap(), state);
+    machine.finish();
+
+    let machine = extended(32, 64);
+    use_extended(&machine);
+    let state = machine.save();
+    let sent = postcard::to_stdvec(&state).unwrap();
+    let received: VmState = postcard::from_bytes(&sent).unwrap();
+    assert_eq!(received, state);
+    assert!(postcard::from_bytes::<VmState>(&sent[..sent.len() - 1]).is_err());
+    let named = serde_json::to_string(&state).unwrap();
+    assert_eq!(serde_json::from_str::<VmState>(&named).unwrap(), state);
     machine.finish();
 
     let machine = Machine::bare(512);

@@ -38,7 +38,7 @@ use crate::vm::options::{Direct, Options, USUAL_WEIGHT};
 use crate::vm::saved::Moments;
 use crate::vm::tree::part as tree;
 use crate::vm::virtio::{self, EntropyDevice};
-use crate::vm::{self, Boot, Description, Extent, Vm, controller, kvm};
+use crate::vm::{self, Boot, Description, Extent, Vm, Wiring, controller, kvm};
 
 /// Guest-physical address of the RAM.
 pub(crate) const RAM: usize = 0x4000_0000;
@@ -156,10 +156,19 @@ fn make(
         .vcpus
         .map_or(percpu::all().len(), |count| count as usize);
     let mut config = controller::of_part(vcpus, options.events);
+    config.extended_spis = options.extended_spis;
+    config.extended_ppis = options.extended_ppis;
     if options.kvm.is_some() {
         config.spis = kvm::INTERRUPTS - IntId::FIRST_SPI;
+        if config.has_extended_range() {
+            return Err("hyp.kvm: Linux KVM has no extended interrupts".into());
+        }
     }
     config.validate().map_err(|error| error.to_string())?;
+    let wiring = Wiring::new(options.is_wired_by_extended);
+    if options.is_wired_by_extended && (config.extended_spis == 0 || config.extended_ppis == 0) {
+        return Err("hyp.wired=extended wants hyp.espis and hyp.eppis".into());
+    }
     tree::check_slowdown(options.slowdown)?;
     let moments = Moments::of(&options);
     let changes = Changes::of(&options);
@@ -187,6 +196,7 @@ fn make(
         options.events as usize,
         is_saved,
         tables,
+        config.extended_spis as usize + vcpus * config.extended_ppis as usize,
     );
     let heap = take_ram(&mut stock.memory, heap)
         .ok_or_else(|| format!("there is no RAM left for what {vcpus} vCPUs and their GIC take"))?;
@@ -212,7 +222,9 @@ fn make(
     let load = unsafe {
         Load::plan(&ram, RAM, &kernel.image, initrd, |initrd| {
             let (arguments, slowdown) = (&options.arguments, options.slowdown);
-            tree::build(&config, &visible, initrd, arguments, slowdown, windows)
+            tree::build(
+                &config, &wiring, &visible, initrd, arguments, slowdown, windows,
+            )
         })?
     };
     // SAFETY: RAM and heap have been taken from the free memory, which is mapped by identity, and
@@ -248,6 +260,8 @@ fn make(
         incoming: options.incoming.and_then(|path| CString::new(path).ok()),
         boot: Boot::Modules(load),
         config,
+        wiring,
+        assumes_extended_range: options.assumes_extended_range,
         weight: options.weight * scheduler::NORMAL_WEIGHT / USUAL_WEIGHT,
     };
     Ok(Vm::new(index, description))

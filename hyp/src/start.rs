@@ -121,6 +121,13 @@ pub(crate) fn bring_up_cpu(cpu: &'static PerCpu) {
 
     // SAFETY: this is EL2 with ICC_SRE_EL2.SRE set, and the interface stays on this CPU.
     let interface = unsafe { Ich::new() };
+    let interface = vm::extend(interface).unwrap_or_else(|vm| {
+        console::stop(format_args!(
+            "{} has extended interrupts, and CPU {} says ICC_CTLR_EL1.ExtRange = 0; \
+             hyp.extrange=assume tries it all the same",
+            vm.name, cpu.index
+        ))
+    });
     let local = (vm::domain().register(CpuId(cpu.index as u16)))
         .unwrap_or_else(|error| panic!("CPU {}: {error}", cpu.index));
     let gic = gic::get();

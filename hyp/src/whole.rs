@@ -7,6 +7,7 @@ use alloc::sync::Arc;
 use core::ops::Range;
 
 use dtoolkit::fdt::Fdt;
+use vgic::Config;
 use vgic::config::GITS_TRANSLATER;
 
 use crate::boot::modules::BootModules;
@@ -22,7 +23,7 @@ use crate::vm::memory::GuestMemory;
 use crate::vm::options::Options;
 use crate::vm::saved::Moments;
 use crate::vm::tree::{edit, idle_states, second_its};
-use crate::vm::{Boot, Description, Extent, Vm, controller, image};
+use crate::vm::{Boot, Description, Extent, Vm, Wiring, controller, image};
 
 /// Returns the VM with the whole machine. Its guest starts with its kernel, or with the firmware in
 /// flash memory.
@@ -103,7 +104,13 @@ pub(crate) fn create(
         hop: None,
         snapshot: None,
         incoming: None,
-        config: controller::of_machine(&machine, has_its),
+        config: Config {
+            extended_spis: options.extended_spis,
+            extended_ppis: options.extended_ppis,
+            ..controller::of_machine(&machine, has_its)
+        },
+        wiring: Wiring::new(false),
+        assumes_extended_range: options.assumes_extended_range,
         weight: scheduler::NORMAL_WEIGHT,
     };
     Vm::new(0, description)

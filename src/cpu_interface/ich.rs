@@ -10,14 +10,14 @@
 //! [`CpuInterface::synchronize`], an `ISB`. An entry that may have written a list register ends
 //! with it, because the embedder may exit without the `ERET`.
 #![expect(unsafe_code)]
-// UNSAFETY: two system registers are read by inline assembly, and the constructor of `Ich` cannot
+// UNSAFETY: three system registers are read by inline assembly, and the constructor of `Ich` cannot
 // check that the CPU has the registers.
 
 use aarch64_cpu::{asm::barrier, registers::*};
 use core::{fmt, marker::PhantomData};
 use tock_registers::register_bitfields;
 
-use super::{CpuInterface, Vtr};
+use super::{CpuInterface, ICC_CTLR_EXT_RANGE, Vtr};
 use crate::lr::ListRegister;
 
 register_bitfields! {u64,
@@ -89,6 +89,24 @@ const ICH_EISR_EL2: Eisr = Eisr;
 /// `ICH_ELRSR_EL2`: empty list registers without an EOI maintenance interrupt.
 const ICH_ELRSR_EL2: Elrsr = Elrsr;
 
+/// Returns `ICC_CTLR_EL1` of the CPU (IHI 0069, 12.2), for its properties.
+#[inline]
+fn icc_ctlr() -> u64 {
+    let value;
+    // SAFETY: the read has no side effect on memory or on the program's state. At an exception
+    // level without the register, the read is a defined exception, like for every register of
+    // `aarch64-cpu`.
+    unsafe {
+        core::arch::asm!(
+            "mrs {}, ICC_CTLR_EL1",
+            out(reg) value,
+            options(nomem, nostack, preserves_flags)
+        );
+    }
+
+    value
+}
+
 /// The virtual CPU interface of the CPU that created the value.
 ///
 /// The registers are banked per CPU, so an `Ich` is neither `Send` nor `Sync`, and every CPU
@@ -96,7 +114,8 @@ const ICH_ELRSR_EL2: Elrsr = Elrsr;
 ///
 /// # Invariants
 /// * The holder runs at EL2 with `ICC_SRE_EL2.SRE` set, on the CPU that created the value.
-/// * `vtr` is the decoded `ICH_VTR_EL2` of the CPU.
+/// * `vtr` is the decoded `ICH_VTR_EL2` of the CPU, with the extended range of its `ICC_CTLR_EL1`
+///   or of the embedder's knowledge.
 #[derive(Clone, Copy)]
 pub struct Ich {
     vtr: Vtr,
@@ -105,7 +124,8 @@ pub struct Ich {
 }
 
 impl Ich {
-    /// Creates the interface of the running CPU. Reads `ICH_VTR_EL2` and writes no register.
+    /// Creates the interface of the running CPU. Reads `ICH_VTR_EL2` and `ICC_CTLR_EL1`, and writes
+    /// no register.
     ///
     /// # Safety
     /// * The caller runs at EL2 of a CPU with the GICv3 system-register interface, and
@@ -120,8 +140,24 @@ impl Ich {
     pub unsafe fn new() -> Self {
         // INVARIANT: the caller guarantees EL2, SRE and the CPU; the read below gives `vtr`.
         Self {
-            vtr: Vtr::decode(ICH_VTR_EL2.get()),
+            vtr: Vtr::decode(ICH_VTR_EL2.get()).with_icc_ctlr(icc_ctlr()),
             not_send: PhantomData,
+        }
+    }
+
+    /// Returns the interface of a CPU whose list registers hold INTIDs 1024-8191, and whose guests
+    /// get them, although `ICC_CTLR_EL1.ExtRange` is 0.
+    ///
+    /// For an emulator that has no extended interrupts of its own, and so says 0, but treats a
+    /// virtual INTID in the range as any other; QEMU 10 is one. The architecture says
+    /// UNPREDICTABLE. A guest reads 0 in its own `ICC_CTLR_EL1.ExtRange` all the same, and may
+    /// warn.
+    #[inline]
+    #[must_use]
+    pub const fn assume_extended_range(self) -> Self {
+        Self {
+            vtr: self.vtr.with_icc_ctlr(ICC_CTLR_EXT_RANGE),
+            ..self
         }
     }
 }

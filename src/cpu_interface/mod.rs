@@ -29,6 +29,9 @@ pub mod software;
 /// `ICC_PMR_EL1`, `ICC_CTLR_EL1` and `ICC_RPR_EL1`, which the vGIC emulates
 /// ([`SysReg`](crate::sysreg::SysReg)). A guest that masks by priority then exits for each mask.
 ///
+/// One property is of `ICC_CTLR_EL1`, which the CPU interface has at EL2 beside the `ICH_*`
+/// registers: `ExtRange` ([`Vtr::with_icc_ctlr`]).
+///
 /// [`CpuError::ListRegisters`]: crate::CpuError::ListRegisters
 /// [`CpuError::LocalSErrors`]: crate::CpuError::LocalSErrors
 /// [`CpuError::PreemptionBits`]: crate::CpuError::PreemptionBits
@@ -59,10 +62,18 @@ pub struct Vtr {
     pub direct_injection: bool,
     /// Masking of directly injected interrupts (`DVIM`).
     pub masks_direct_injection: bool,
+    /// Support of INTIDs 1024-8191 (`ICC_CTLR_EL1.ExtRange`): extended PPIs and extended SPIs.
+    /// `ICV_CTLR_EL1.ExtRange`, which a guest reads, is an alias. A CPU without the range refuses
+    /// to enter a vCPU of a VM with extended interrupts
+    /// ([`EntryError::ExtendedRange`](crate::EntryError::ExtendedRange)).
+    pub extended_range: bool,
 }
 
+/// `ICC_CTLR_EL1.ExtRange`.
+pub(crate) const ICC_CTLR_EXT_RANGE: u64 = 1 << 19;
+
 impl Vtr {
-    /// Decodes a value of `ICH_VTR_EL2`.
+    /// Decodes a value of `ICH_VTR_EL2`, which tells nothing of the extended range.
     #[must_use]
     pub const fn decode(value: u64) -> Self {
         Self {
@@ -76,6 +87,17 @@ impl Vtr {
             id_bits: if (value >> 23) & 7 == 1 { 24 } else { 16 },
             preemption_bits: ((value >> 26) & 7) as u8 + 1,
             priority_bits: ((value >> 29) & 7) as u8 + 1,
+            extended_range: false,
+        }
+    }
+
+    /// Returns the properties with those of `ICC_CTLR_EL1`, read at EL2: `ExtRange`, bit 19
+    /// (IHI 0069, 12.2).
+    #[must_use]
+    pub const fn with_icc_ctlr(self, value: u64) -> Self {
+        Self {
+            extended_range: value & ICC_CTLR_EXT_RANGE != 0,
+            ..self
         }
     }
 

@@ -70,7 +70,7 @@ pub(crate) fn add_vcpu<H: Host>(
     // SeqCst: pairs with the fence in `write_router`: if the write did not see the topology, the
     // loads below see the router.
     fence(SeqCst);
-    for (irq, router) in vm.distributor.routed() {
+    for (irq, router) in vm.distributor.all_routed() {
         // Relaxed: ordered by the fence above.
         if router.load(Relaxed) == affinity.mpidr() {
             routing::route(vm, pin, irq, Some(id));
@@ -83,7 +83,7 @@ pub(crate) fn add_vcpu<H: Host>(
 /// Makes the vCPU of a removed one as after a reset. The removal has done so: what is found here
 /// was changed by CPUs that had found the vCPU before.
 fn renew<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) {
-    for irq in vcpu.privates() {
+    for irq in vcpu.all_privates() {
         let _ = routing::retarget(vm, pin, irq, Some(vcpu.id));
         if !mutant(Mutant::AddedWithOldState) {
             change::reset(vm, pin, irq);
@@ -126,7 +126,7 @@ pub(crate) fn remove_vcpu<H: Host>(
     fence(SeqCst);
 
     // Every SPI, whatever its target: the transition is what a write acquires.
-    for irq in vm.distributor.spis() {
+    for irq in vm.distributor.all_spis() {
         if !mutant(Mutant::RemovedKeepsRoutes) {
             let changed = routing::retarget_from(vm, pin, irq, id);
             report::route(vm, irq, changed);
@@ -140,7 +140,7 @@ pub(crate) fn remove_vcpu<H: Host>(
 
 /// Resets the state of a vCPU that has been removed, and takes its SGIs and PPIs off the list.
 fn retire<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) {
-    for irq in vcpu.privates() {
+    for irq in vcpu.all_privates() {
         physical::end_connection(vm, pin, irq);
         change::set_line(vm, pin, irq, false);
         change::reset(vm, pin, irq);

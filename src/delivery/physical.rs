@@ -44,7 +44,7 @@ pub(crate) fn connect<H: Host>(
         !core::ptr::eq(other, irq) && other.state().uses_pintid() && other.pintid() == raw
     };
     let taken = match owner.filter(|_| private) {
-        Some(vcpu) => vcpu.privates().iter().any(is_taken),
+        Some(vcpu) => vcpu.all_privates().any(is_taken),
         None => vm.wired().any(is_taken),
     };
     if taken {
@@ -154,11 +154,11 @@ pub(crate) fn disconnect_all<H: Host>(vm: &Vm<H>) {
         }
     };
 
-    for irq in vm.distributor.spis() {
+    for irq in vm.distributor.all_spis() {
         deactivate(irq, None);
     }
     for vcpu in &vm.vcpus {
-        for irq in vcpu.privates() {
+        for irq in vcpu.all_privates() {
             deactivate(irq, private(vcpu));
         }
     }

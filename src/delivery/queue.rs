@@ -10,7 +10,7 @@ use arrayvec::ArrayVec;
 use crate::delivery::{count, lpi_lifetime, physical, prune};
 use crate::epoch::CpuPin;
 use crate::host::{Host, PhysicalInterrupt};
-use crate::intid::VcpuId;
+use crate::intid::{IntId, VcpuId};
 use crate::lr;
 use crate::sync::{Mutant, mutant};
 use crate::trace::TracePoint;
@@ -158,8 +158,10 @@ impl AfterUnlock {
     /// Every list register's interrupt, and twice as many from the buckets.
     const CAPACITY: usize = 3 * lr::MAX;
 
-    /// Every list register's interrupt, and every PPI.
-    const DEACTIVATIONS: usize = lr::MAX + 16;
+    /// Every list register's interrupt, and every PPI, extended ones included.
+    const DEACTIVATIONS: usize = lr::MAX + Self::PPIS;
+    const PPIS: usize = (IntId::PRIVATE - IntId::FIRST_PPI) as usize
+        + (IntId::END_EXTENDED_PPI - IntId::FIRST_EXTENDED_PPI) as usize;
 
     /// Makes an empty collection, on the stack.
     pub(crate) fn new() -> Self {

@@ -40,7 +40,8 @@ const NODE_HEADER: usize = 16;
 /// redistributors, and a GIC ITS structure for each ITS.
 ///
 /// vCPU n has the processor UID n, which `_UID` of its Processor Device in the DSDT repeats. ITS n
-/// has the GIC ITS ID n, which [`its_group`] repeats. A vCPU that is added later
+/// has the GIC ITS ID n, which [`its_group`] repeats. The number of a wired interrupt (GSIV), also
+/// an extended one, is its INTID in every table. A vCPU that is added later
 /// ([`Vgic::add_vcpu`](crate::Vgic::add_vcpu)) is not in the table.
 #[must_use]
 pub fn madt(config: &Config) -> Vec<u8> {

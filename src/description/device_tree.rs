@@ -34,12 +34,18 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use crate::config::{Config, ITS_SIZE, ItsConfig};
-use crate::intid::IntId;
+use crate::intid::{IntId, Kind};
 
-/// First cell of an interrupt specifier for a PPI.
+/// First cell of an interrupt specifier.
+const SPI: u32 = 0;
 const PPI: u32 = 1;
+const EXTENDED_SPI: u32 = 2;
+const EXTENDED_PPI: u32 = 3;
+
+/// Last cell of an interrupt specifier: edge-triggered, on a rising edge.
+pub const EDGE_RISING: u32 = 1;
 /// Last cell of an interrupt specifier: level-sensitive, active high.
-const LEVEL_HIGH: u32 = 4;
+pub const LEVEL_HIGH: u32 = 4;
 
 /// A node of a device tree.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -105,7 +111,6 @@ impl Node {
 #[must_use]
 pub fn gic_node(config: &Config, phandle: u32) -> Node {
     let frames = 1 + config.redistributors.len();
-    let maintenance = config.maintenance.raw().saturating_sub(IntId::FIRST_PPI);
     let its = (1..).zip(&config.its);
 
     Node {
@@ -122,13 +127,29 @@ pub fn gic_node(config: &Config, phandle: u32) -> Node {
                 [config.redistributors.len() as u32],
             ),
             cells("reg", config.frames().take(frames).flat_map(reg)),
-            cells("interrupts", [PPI, maintenance, LEVEL_HIGH]),
+            cells("interrupts", interrupt(config.maintenance, LEVEL_HIGH)),
             cells("phandle", [phandle]),
         ],
         children: its
             .map(|(n, its)| its_node(its, Some(phandle.wrapping_add(n))))
             .collect(),
     }
+}
+
+/// Returns the three cells of an interrupt specifier, a value of a device's `interrupts` (binding
+/// `arm,gic-v3`): 0 for an SPI, 1 for a PPI, 2 for an extended SPI or 3 for an extended PPI, then
+/// the number in that range, then `trigger`, [`LEVEL_HIGH`] or [`EDGE_RISING`].
+///
+/// No specifier names an SGI or an LPI: the cells are without meaning.
+#[must_use]
+pub const fn interrupt(intid: IntId, trigger: u32) -> [u32; 3] {
+    let (range, first) = match (intid.kind(), intid.is_extended()) {
+        (Kind::Sgi | Kind::Ppi, false) => (PPI, IntId::FIRST_PPI),
+        (Kind::Sgi | Kind::Ppi, true) => (EXTENDED_PPI, IntId::FIRST_EXTENDED_PPI),
+        (Kind::Spi | Kind::Lpi, false) => (SPI, IntId::FIRST_SPI),
+        (Kind::Spi | Kind::Lpi, true) => (EXTENDED_SPI, IntId::FIRST_EXTENDED_SPI),
+    };
+    [range, intid.raw().saturating_sub(first), trigger]
 }
 
 /// Returns the node of an ITS, a child of the controller's node (binding `arm,gic-v3-its`).

@@ -192,6 +192,10 @@ fn enter_slow<H: Host, I: CpuInterface>(
             });
         }
 
+        if vm.config.has_extended_range() && !cpu.vtr().extended_range {
+            return Err(EntryError::ExtendedRange);
+        }
+
         while let Err(error) = load_put::load(vm, cpu, vcpu) {
             if !matches!(error, EntryError::TornDown) || !is_back(vm, pin, vcpu) {
                 return Err(error);

@@ -79,6 +79,11 @@
 //! * `ICC_BPR1_EL1` while `ICC_CTLR_EL1.CBPR` hides it;
 //! * `GICR_PENDBASER.PTZ`.
 //!
+//! KVM has no extended SPIs or PPIs, and no attributes for them. Devices of a VM with such
+//! interrupts ([`Config::extended_spis`](crate::Config::extended_spis),
+//! [`Config::extended_ppis`](crate::Config::extended_ppis)) refuse every attribute, and
+//! [`Devices::finish`], with [`Errno::Nxio`]: no state is lost on the way.
+//!
 //! KVM has no Group 0 enable, no `GICR_WAKER`, edge-triggered PPIs or tables of 4 KiB pages: a VM
 //! that goes to KVM loses them. A VM without SPIs cannot go to KVM, where [`group::NR_IRQS`] is at
 //! least 64. Identification registers are each side's own. A VM with a GICv2 has no attributes here:
@@ -301,6 +306,7 @@ impl Devices {
     /// [`Errno::Nxio`] if the GIC has not been initialised, or a device lacks an address;
     /// [`Errno::Inval`] if frames overlap, or the configuration is not valid.
     pub fn finish(self) -> Result<(Config, VmState), Errno> {
+        self.refuse_extended()?;
         let config = self.layout.configure(self.config)?;
         Ok((config, self.state))
     }
@@ -398,8 +404,18 @@ impl Devices {
         }
     }
 
+    /// Returns an error for a VM with extended interrupts, which KVM's devices do not have.
+    fn refuse_extended(&self) -> Result<(), Errno> {
+        if self.config.has_extended_range() {
+            Err(Errno::Nxio)
+        } else {
+            Ok(())
+        }
+    }
+
     /// Decodes an attribute.
     fn place(&self, attribute: Attribute) -> Result<Place, Errno> {
+        self.refuse_extended()?;
         let Attribute {
             device,
             group,

@@ -62,6 +62,16 @@ pub(crate) mod offset {
 }
 
 impl<'a> Bank<'a> {
+    /// Returns the 32 of `spis` that the 32-bit register number `register` is for; none beyond the
+    /// last SPI.
+    pub(super) fn of_spis(spis: &'a [Irq], register: usize) -> Self {
+        let here = spis.get(register.wrapping_mul(32)..).unwrap_or_default();
+        Self {
+            irqs: here.get(..32).unwrap_or(here),
+            owner: None,
+        }
+    }
+
     /// Returns the word whose bit n is `property` of the state of interrupt n.
     fn bits(self, property: impl Fn(State) -> bool) -> u64 {
         self.irqs.iter().enumerate().fold(0, |word, (bit, irq)| {

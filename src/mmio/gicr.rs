@@ -28,6 +28,7 @@ use crate::vm::vcpu::Vcpu;
 use crate::vm::{Vm, rwp};
 
 use super::bank::{Bank, offset};
+use super::extended;
 use super::{Access, IIDR, Width, identification, read_half, write_half};
 
 pub(crate) const CTLR: u64 = 0x0000;
@@ -106,6 +107,7 @@ pub(crate) fn typer(
         | u64::from(last) << 4
         // PLPIS
         | u64::from(config.lpis != 0)
+        | extended::ppi_num(config)
 }
 
 /// Reads the register of `owner`'s redistributor at the offset `at`. Returns `None` if the
@@ -211,6 +213,10 @@ fn gicr_read_sgi<H: Host>(
     at: u64,
     width: Width,
 ) -> Option<u64> {
+    if extended::is_of_ppis(at) {
+        return extended::gicr_read(access, owner, at, width);
+    }
+
     let bank = private_bank(owner);
     if let 0x0400..0x0420 = at {
         return Some(match width {
@@ -341,6 +347,11 @@ fn gicr_write_sgi<H: Host>(
     width: Width,
     value: u64,
 ) {
+    if extended::is_of_ppis(at) {
+        extended::gicr_write(vm, pin, owner, at, width, value);
+        return;
+    }
+
     let bank = private_bank(owner);
     match (at, width) {
         (0x0400..0x0420, Width::Byte | Width::Word) => {

@@ -6,6 +6,7 @@
 //! | `gicd` | distributor |
 //! | `gicr` | redistributors: `RD_base` and `SGI_base` |
 //! | `gits` | ITS control frame |
+//! | `extended` | registers of extended SPIs in GICD, and of extended PPIs in GICR |
 //! | `gicv2` | the frames of a GICv2 (IHI 0048) |
 //! | `bank` | per-interrupt registers common to GICD and GICR, 32 interrupts at a time |
 //! | `data_abort` | syndrome of a trapped access |
@@ -29,6 +30,7 @@
 
 pub(crate) mod bank;
 mod data_abort;
+pub(crate) mod extended;
 pub(crate) mod gicd;
 pub(crate) mod gicr;
 pub(crate) mod gicv2;

@@ -10,7 +10,8 @@ use crate::host::Host;
 use crate::intid::{Affinity, IntId, ItsId, VcpuId};
 use crate::mmio::gicr::{PENDBASER_MASK, PROPBASER_MASK};
 use crate::state::{
-    DeviceState, InterruptState, ItsState, LpiState, SpiState, VERSION, VcpuState, VmState, flags,
+    DeviceState, EXTENDED_VERSION, InterruptState, ItsState, LpiState, SpiState, VERSION,
+    VcpuState, VmState, flags, version_of,
 };
 use crate::vm::Vm;
 use crate::vm::distributor::NO_ACTIVE_SGIS;
@@ -40,7 +41,7 @@ pub(super) fn check<'a, H: Host>(
     pin: &CpuPin<'_>,
     state: &'a VmState,
 ) -> Result<Mappings<'a>, RestoreError> {
-    if state.version != VERSION {
+    if !matches!(state.version, VERSION | EXTENDED_VERSION) {
         return Err(RestoreError::Version(state.version));
     }
     let no_active_sgis = if vm.config.nassgi_cap {
@@ -67,14 +68,39 @@ pub(super) fn check<'a, H: Host>(
         vm.distributor.spis().len(),
     )?;
     equal(RestoreError::Vcpus, state.vcpus.len(), vm.vcpu_count())?;
+    let extended = &state.extended;
+    let extended_ppis = vm
+        .vcpu_count()
+        .saturating_mul(vm.config.extended_ppis as usize);
+    equal(
+        RestoreError::ExtendedSpis,
+        extended.spis.len(),
+        vm.distributor.extended_spis().len(),
+    )?;
+    equal(
+        RestoreError::ExtendedPpis,
+        extended.ppis.len(),
+        extended_ppis,
+    )?;
+    // The numbers are the VM's by now: its version is the one whose form has them.
+    if state.version != version_of(&vm.config) {
+        return Err(RestoreError::Version(state.version));
+    }
     equal(RestoreError::ItsCount, state.its.len(), vm.its.len())?;
 
     (IntId::FIRST_SPI..)
         .zip(&state.spis)
         .try_for_each(|(intid, spi)| check_spi(vm, intid, spi))?;
+    (IntId::FIRST_EXTENDED_SPI..)
+        .zip(&extended.spis)
+        .try_for_each(|(intid, spi)| check_spi(vm, intid, spi))?;
 
     for (place, vcpu) in vm.added_vcpus().iter().zip(&state.vcpus) {
         check_vcpu(place.id, vm.affinity(pin, place.id), vcpu)?;
+        let ppis = extended.ppis_of(place.id.index(), vm.config.extended_ppis);
+        (IntId::FIRST_EXTENDED_PPI..)
+            .zip(ppis)
+            .try_for_each(|(intid, ppi)| interrupt(intid, *ppi, OF_PPI))?;
     }
 
     let has_vcpu = |index: u16| vm.vcpu(VcpuId(index)).is_some();

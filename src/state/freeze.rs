@@ -123,13 +123,19 @@ fn each<H: Host>(
     state: &VmState,
     mut visit: impl FnMut(&Irq, Option<VcpuId>, InterruptState),
 ) {
-    for (irq, saved) in vm.distributor.spis().iter().zip(&state.spis) {
+    let spis = vm.distributor.spis().iter().zip(&state.spis);
+    let extended = (vm.distributor.extended_spis().iter()).zip(&state.extended.spis);
+    for (irq, saved) in spis.chain(extended) {
         visit(irq, None, saved.interrupt);
     }
 
     for (vcpu, saved) in vm.added_vcpus().iter().zip(&state.vcpus) {
         for (irq, saved) in vcpu.privates().iter().zip(saved.private) {
             visit(irq, Some(vcpu.id), saved);
+        }
+        let ppis = (state.extended).ppis_of(vcpu.id.index(), vm.config.extended_ppis);
+        for (irq, saved) in vcpu.extended_ppis().iter().zip(ppis) {
+            visit(irq, Some(vcpu.id), *saved);
         }
     }
 

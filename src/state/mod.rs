@@ -9,10 +9,10 @@
 //! The embedder's part:
 //! * The VM to restore to is created from the same [`Config`](crate::Config), which is not in the
 //!   state and has no form of `serde`: the embedder sends the fields.
-//! * A restore compares the numbers of SPIs, vCPUs and ITSes, the affinities and the quotas, and no
-//!   address. Of LPIs, collections and bits of DeviceID and EventID the VM needs enough for the
-//!   state: with another number, `GICD_TYPER` and `GITS_TYPER` change under the guest, without an
-//!   error.
+//! * A restore compares the numbers of SPIs, extended SPIs and PPIs, vCPUs and ITSes, the
+//!   affinities and the quotas, and no address. Of LPIs, collections and bits of DeviceID and
+//!   EventID the VM needs enough for the state: with another number, `GICD_TYPER` and `GITS_TYPER`
+//!   change under the guest, without an error.
 //! * The VM has had the same vCPUs added and removed: one for each of [`VmState::vcpus`], in order.
 //!   An absent vCPU is added with an affinity of no other vCPU here, and removed after all others
 //!   are added.
@@ -72,11 +72,19 @@
 //! [`Vgic::thaw`]: crate::Vgic::thaw
 //!
 //! # Versions
-//! The types here are those of version [`VERSION`]. Feature `serde` derives `Serialize` and
-//! `Deserialize` for them. The version is the first field of the types of every version: a reader
-//! of a binary form reads it alone first. [`Vgic::restore`] takes no other version
-//! ([`RestoreError::Version`](crate::RestoreError::Version)). `tests/states` keeps a state of every
-//! version, and `tests/state.rs` restores all of them.
+//! Feature `serde` gives the types `Serialize` and `Deserialize`. The version is the first field of
+//! the types of every version: a reader of a binary form reads it alone first.
+//!
+//! | version | VM | form |
+//! |---|---|---|
+//! | [`VERSION`] | without extended interrupts | every field but [`VmState::extended`] |
+//! | [`EXTENDED_VERSION`] | with extended SPIs or extended PPIs | every field |
+//!
+//! A VM without extended interrupts has the form that it had before there were any, and goes to and
+//! from a library that has none. That library refuses the version of the others. [`Vgic::restore`]
+//! takes no other version ([`RestoreError::Version`](crate::RestoreError::Version)), and of those
+//! the one of the VM. `tests/states` keeps a state of every version, and `tests/state.rs` restores
+//! all of them.
 #![cfg_attr(
     not(test),
     deny(
@@ -89,6 +97,8 @@
 )]
 
 mod check;
+#[cfg(feature = "serde")]
+mod form;
 pub(crate) mod freeze;
 mod reset;
 pub(crate) mod restore;
@@ -96,10 +106,23 @@ pub(crate) mod save;
 
 use alloc::vec::Vec;
 
+use crate::config::Config;
 use crate::intid::{Affinity, IntId};
 
-/// Version of the types of this module.
+/// Version of the state of a VM without extended interrupts.
 pub const VERSION: u16 = 1;
+
+/// Version of the state of a VM with extended SPIs or extended PPIs.
+pub const EXTENDED_VERSION: u16 = 2;
+
+/// Returns the version of the state of a VM with a configuration.
+pub(crate) const fn version_of(config: &Config) -> u16 {
+    if config.has_extended_range() {
+        EXTENDED_VERSION
+    } else {
+        VERSION
+    }
+}
 
 /// Bits of [`InterruptState::flags`].
 pub mod flags {
@@ -120,10 +143,11 @@ pub mod flags {
 }
 
 /// The state of a VM's interrupt controller.
+// `form` has the `Deserialize`: the last field is there by the version.
 #[derive(Clone, PartialEq, Eq, Debug)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct VmState {
-    /// [`VERSION`] of the library that has saved the state.
+    /// [`VERSION`], or [`EXTENDED_VERSION`] with extended interrupts.
     pub version: u16,
     /// `GICD_CTLR.EnableGrp0` in bit 0, `EnableGrp1` in bit 1.
     pub group_enables: u32,
@@ -137,6 +161,41 @@ pub struct VmState {
     pub lpis: Vec<LpiState>,
     /// Every ITS, by number.
     pub its: Vec<ItsState>,
+    /// Extended SPIs and extended PPIs. In version [`VERSION`] there are none, and the form of
+    /// `serde` does not have the field.
+    #[cfg_attr(
+        feature = "serde",
+        serde(skip_serializing_if = "ExtendedState::is_empty")
+    )]
+    pub extended: ExtendedState,
+}
+
+/// The state of the interrupts in the extended ranges of GICv3.1.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct ExtendedState {
+    /// Every extended SPI, from INTID 4096 on.
+    pub spis: Vec<SpiState>,
+    /// The extended PPIs of every vCPU that the VM has had, from INTID 1056 on: all of vCPU 0, then
+    /// all of vCPU 1, and so on.
+    pub ppis: Vec<InterruptState>,
+}
+
+impl ExtendedState {
+    /// Returns true without extended interrupts.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.spis.is_empty() && self.ppis.is_empty()
+    }
+
+    /// Returns the states of the extended PPIs of a vCPU by index, of a VM with `ppis` of them in
+    /// each vCPU.
+    pub(crate) fn ppis_of(&self, vcpu: usize, ppis: u32) -> &[InterruptState] {
+        let count = ppis as usize;
+        let first = vcpu.saturating_mul(count);
+        let end = first.saturating_add(count);
+        self.ppis.get(first..end).unwrap_or_default()
+    }
 }
 
 /// The state of an interrupt.

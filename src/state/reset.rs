@@ -5,7 +5,9 @@ use alloc::vec::Vec;
 use crate::config::Config;
 use crate::cpu_interface::vmcr;
 use crate::intid::{Affinity, IntId};
-use crate::state::{InterruptState, ItsState, SpiState, VERSION, VcpuState, VmState, flags};
+use crate::state::{
+    ExtendedState, InterruptState, ItsState, SpiState, VcpuState, VmState, flags, version_of,
+};
 use crate::vm::its::baser::{Baser, TableType};
 
 /// An SPI or PPI.
@@ -25,7 +27,7 @@ impl VmState {
             active_on: None,
         };
         Self {
-            version: VERSION,
+            version: version_of(config),
             group_enables: 0,
             propbaser: 0,
             spis: alloc::vec![spi; config.spis as usize],
@@ -34,6 +36,13 @@ impl VmState {
                 .collect(),
             lpis: Vec::new(),
             its: config.its.iter().map(|_| ItsState::after_reset()).collect(),
+            extended: ExtendedState {
+                spis: alloc::vec![spi; config.extended_spis as usize],
+                ppis: alloc::vec![
+                    LEVEL;
+                    config.vcpus.len().saturating_mul(config.extended_ppis as usize)
+                ],
+            },
         }
     }
 }

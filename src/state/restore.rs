@@ -65,7 +65,8 @@ fn apply<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, state: &VmState, mut lpis: Mappi
     // Relaxed: the vCPUs are claimed, and the end of the claim publishes the state.
     vm.distributor.propbaser.store(state.propbaser, Relaxed);
     let _ = vm.distributor.control.write(state.group_enables);
-    for ((irq, router), saved) in vm.distributor.routed().zip(&state.spis) {
+    let saved = state.spis.iter().chain(&state.extended.spis);
+    for ((irq, router), saved) in vm.distributor.all_routed().zip(saved) {
         let affinity = Affinity::from_mpidr(saved.router);
         if let Some(taker) = saved.active_on {
             // Active where it was taken; a new route leaves it there.
@@ -80,6 +81,10 @@ fn apply<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, state: &VmState, mut lpis: Mappi
     for (vcpu, saved) in vm.added_vcpus().iter().zip(&state.vcpus) {
         if vcpu.is_present() {
             set_vcpu(vm, pin, vcpu, saved);
+            let ppis = (state.extended).ppis_of(vcpu.id.index(), vm.config.extended_ppis);
+            for (irq, saved) in vcpu.extended_ppis().iter().zip(ppis) {
+                set(vm, pin, irq, *saved);
+            }
         }
     }
 

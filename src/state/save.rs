@@ -12,9 +12,10 @@ use crate::intid::IntId;
 use crate::its;
 use crate::radix::Cursor;
 use crate::state::{
-    CollectionState, DeviceState, EventState, InterruptState, ItsState, LpiState, SpiState,
-    VERSION, VcpuState, VmState, flags,
+    CollectionState, DeviceState, EventState, ExtendedState, InterruptState, ItsState, LpiState,
+    SpiState, VcpuState, VmState, flags, version_of,
 };
+use crate::sync::AtomicU64;
 use crate::sync::Ordering::Relaxed;
 use crate::teardown::{claim, release};
 use crate::vm::Vm;
@@ -96,28 +97,43 @@ pub(crate) fn save<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> Result<VmState, Tea
 pub(super) fn read<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, take: impl Fn(&Irq) -> State) -> VmState {
     advance::settle(vm, pin);
     VmState {
-        version: VERSION,
+        version: version_of(&vm.config),
         group_enables: vm.distributor.group_enables() & (3 | NO_ACTIVE_SGIS),
         // Relaxed: the claim has acquired what the vCPUs' last CPUs have seen of the guest's
         // writes.
         propbaser: vm.distributor.propbaser.load(Relaxed),
-        spis: (vm.distributor.routed())
-            .map(|(irq, router)| {
-                let state = take(irq);
-                SpiState {
-                    interrupt: interrupt(state),
-                    // Relaxed: as `propbaser`.
-                    router: router.load(Relaxed),
-                    active_on: active_on(vm, state),
-                }
-            })
-            .collect(),
+        spis: spis(vm, vm.distributor.routed(), &take),
         vcpus: (vm.added_vcpus().iter())
             .map(|vcpu| self::vcpu(vm, pin, vcpu, &take))
             .collect(),
+        extended: ExtendedState {
+            spis: spis(vm, vm.distributor.extended_routed(), &take),
+            ppis: (vm.added_vcpus().iter())
+                .flat_map(Vcpu::extended_ppis)
+                .map(|irq| interrupt(take(irq)))
+                .collect(),
+        },
         lpis: lpis(vm, pin, take),
         its: vm.its.iter().map(|its| self::its(pin, its)).collect(),
     }
+}
+
+/// Returns the states of SPIs with their routers.
+fn spis<'a, H: Host>(
+    vm: &Vm<H>,
+    routed: impl Iterator<Item = (&'a Irq, &'a AtomicU64)>,
+    take: impl Fn(&Irq) -> State,
+) -> Vec<SpiState> {
+    let saved = routed.map(|(irq, router)| {
+        let state = take(irq);
+        SpiState {
+            interrupt: interrupt(state),
+            // Relaxed: as `propbaser` in `read`.
+            router: router.load(Relaxed),
+            active_on: active_on(vm, state),
+        }
+    });
+    saved.collect()
 }
 
 /// Returns the state of an interrupt in no list register. A level that is pending by a physical

@@ -14,7 +14,7 @@ use crate::intid::{IntId, VcpuId};
 
 /// Forwarding physical interrupts.
 impl<H: Host> Vgic<H> {
-    /// Forwards a physical interrupt, which is active, as the SPI `intid`, 32-1019.
+    /// Forwards a physical interrupt, which is active, as the SPI `intid`, 32-1019 or 4096-5119.
     ///
     /// The VM owns the active physical interrupt from here on. The guest's deactivation, or the
     /// library by [`Host::deactivate`], makes it inactive. After an error the caller owns it still.
@@ -29,7 +29,8 @@ impl<H: Host> Vgic<H> {
         Ok(inject::raised(&self.vm, pin, irq, raised))
     }
 
-    /// Forwards a physical interrupt, which is active, as the PPI `intid`, 16-31, of `vcpu`.
+    /// Forwards a physical interrupt, which is active, as the PPI `intid`, 16-31 or 1056-1119, of
+    /// `vcpu`.
     ///
     /// A physical PPI is active on the calling CPU, which has the vCPU. The VM owns the active
     /// physical interrupt from here on, a PPI until the vCPU leaves the CPU ([`Vgic::vcpu_put`]).
@@ -49,9 +50,12 @@ impl<H: Host> Vgic<H> {
         physical::forward_ppi(&self.vm, pin, vcpu, intid)
     }
 
-    /// Connects the SPI `intid` to the physical SPI `pintid`, 32-1019, for [`Vgic::forward_spi`].
+    /// Connects the SPI `intid` to the physical SPI `pintid`, for [`Vgic::forward_spi`]. Either may
+    /// be an extended one.
     ///
-    /// The same connection may be made again.
+    /// The same connection may be made again. A physical interrupt of an extended range comes only
+    /// on a machine whose CPUs have the range (`ICC_CTLR_EL1.ExtRange`): their list registers hold
+    /// its INTID (`ICH_LR<n>_EL2.pINTID` has 13 bits there, and 10 elsewhere).
     ///
     /// # Errors
     /// [`InjectError::UnknownInterrupt`] if either INTID is out of range,
@@ -69,8 +73,8 @@ impl<H: Host> Vgic<H> {
         physical::connect(&self.vm, pin, self.vm.spi(intid)?, None, pintid)
     }
 
-    /// Connects the PPI `intid` of `vcpu` to the physical PPI or SPI `pintid`, 16-1019, for
-    /// [`Vgic::forward_ppi`].
+    /// Connects the PPI `intid` of `vcpu` to the physical PPI or SPI `pintid`, for
+    /// [`Vgic::forward_ppi`]. Either may be an extended one, as for [`Vgic::connect_spi`].
     ///
     /// A physical PPI is the one of whichever CPU has the vCPU. The same connection may be made
     /// again.

@@ -100,6 +100,8 @@ impl<H: Host> fmt::Debug for Vgic<H> {
         f.debug_struct("Vgic")
             .field("vcpus", &self.vcpu_count())
             .field("spis", &self.vm.config.spis)
+            .field("extended_spis", &self.vm.config.extended_spis)
+            .field("extended_ppis", &self.vm.config.extended_ppis)
             .field("lpis", &self.vm.config.lpis)
             .field("its", &self.vm.its.len())
             .field("has_deferred", &self.has_deferred())

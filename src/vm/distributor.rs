@@ -13,6 +13,7 @@
 
 use alloc::boxed::Box;
 
+use crate::config::Config;
 use crate::fixed::FixedSlice;
 use crate::intid::{IntId, VcpuId};
 use crate::sync::Ordering::Relaxed;
@@ -24,6 +25,45 @@ use crate::vm::rwp::{Awaited, Control, Looks};
 
 /// `GICD_CTLR.nASSGIreq`, in [`Distributor::control`] as in the register.
 pub(crate) const NO_ACTIVE_SGIS: u32 = 1 << 8;
+
+/// A range of SPIs, without holes.
+struct Range {
+    /// INTID of the first.
+    first: u32,
+    spis: FixedSlice<Irq>,
+    /// By SPI: `GICD_IROUTER<n>` or `GICD_IROUTER<n>E` as written; the byte in `GICD_ITARGETSR<n>`
+    /// of a GICv2.
+    routers: Box<[AtomicU64]>,
+}
+
+impl Range {
+    /// Makes `count` SPIs after reset, from INTID `first` up, routed to vCPU 0 by `router`, or to
+    /// none. Allocates nothing for none.
+    fn new(first: u32, count: u32, router: Option<u64>) -> Self {
+        // The reset value of GICD_IROUTER<n> is UNKNOWN.
+        let target = router.and(VcpuId::new(0));
+        let router = router.unwrap_or(0);
+        let intids = || (first..first.saturating_add(count)).filter_map(IntId::spi);
+        Self {
+            first,
+            spis: intids()
+                .map(|intid| Irq::new(intid, LEVEL, target))
+                .collect(),
+            routers: intids().map(|_| AtomicU64::new(router)).collect(),
+        }
+    }
+
+    /// Returns the index of an SPI; beyond the SPIs for the INTIDs above the range.
+    #[inline]
+    fn index(&self, intid: IntId) -> Option<usize> {
+        Some(intid.raw().checked_sub(self.first)? as usize)
+    }
+
+    /// Returns each SPI with its router.
+    fn routed(&self) -> impl Iterator<Item = (&Irq, &AtomicU64)> {
+        self.spis.iter().zip(&self.routers)
+    }
+}
 
 /// State of the distributor, and of the redistributor registers common to the VM.
 pub(crate) struct Distributor {
@@ -38,9 +78,9 @@ pub(crate) struct Distributor {
     pub(crate) rwp_looks: Looks,
     pub(crate) broadcasts: Broadcasts,
     /// The SPIs, from INTID 32 on.
-    spis: FixedSlice<Irq>,
-    /// By SPI: `GICD_IROUTER<n>` as written; the byte in `GICD_ITARGETSR<n>` of a GICv2.
-    routers: Box<[AtomicU64]>,
+    spis: Range,
+    /// The extended SPIs, from INTID 4096 on.
+    extended: Range,
     /// `GICR_PROPBASER`, common to all redistributors (`GICR_TYPER.CommonLPIAff` = 0).
     pub(crate) propbaser: AtomicU64,
     /// LPIs with a configuration to read again (`GICR_INVALLR`).
@@ -50,14 +90,9 @@ pub(crate) struct Distributor {
 }
 
 impl Distributor {
-    /// Makes a distributor after reset, with `spis` SPIs routed to vCPU 0 by the router `first`, or
-    /// to none, and with room for `vcpus` vCPUs.
-    pub(crate) fn new(spis: u32, vcpus: usize, first: Option<u64>) -> Self {
-        let intids =
-            || (IntId::FIRST_SPI..IntId::FIRST_SPI.saturating_add(spis)).filter_map(IntId::spi);
-        // The reset value of GICD_IROUTER<n> is UNKNOWN.
-        let target = first.and(VcpuId::new(0));
-        let router = first.unwrap_or(0);
+    /// Makes the distributor of a VM with `config` after reset, with the router `first` of every
+    /// SPI: each is routed to vCPU 0, or to none without a value.
+    pub(crate) fn new(config: &Config, first: Option<u64>) -> Self {
 
         Self {
             control: Control::default(),
@@ -65,13 +100,13 @@ impl Distributor {
             rwp_vcpus: Awaited::default(),
             rwp_looks: Looks::default(),
             broadcasts: Broadcasts::new(),
-            spis: intids()
-                .map(|intid| Irq::new(intid, LEVEL, target))
-                .collect(),
-            routers: intids().map(|_| AtomicU64::new(router)).collect(),
+            spis: Range::new(IntId::FIRST_SPI, config.spis, first),
+            extended: Range::new(IntId::FIRST_EXTENDED_SPI, config.extended_spis, first),
             propbaser: AtomicU64::new(0),
             config_reload: Slices::new(),
-            scanning: (0..vcpus.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
+            scanning: (0..config.max_vcpus.div_ceil(64))
+                .map(|_| AtomicU64::new(0))
+                .collect(),
         }
     }
 
@@ -81,7 +116,7 @@ impl Distributor {
         // Relaxed: ordered by the caller's claim of the vCPUs, as the routers are.
         self.propbaser.store(0, Relaxed);
         let router = first.unwrap_or(0);
-        for (_, register) in self.routed() {
+        for (_, register) in self.all_routed() {
             register.store(router, Relaxed);
         }
         for word in &self.scanning {
@@ -90,32 +125,61 @@ impl Distributor {
         }
     }
 
-    /// Returns the SPI `intid`.
+    /// Returns the SPI `intid`, also an extended one.
     #[inline]
     pub(crate) fn spi(&self, intid: IntId) -> Option<&Irq> {
-        self.spis.get(Self::index(intid)?)
+        match self.spis.spis.get(self.spis.index(intid)?) {
+            Some(irq) => Some(irq),
+            None => self.extended_spi(intid),
+        }
     }
 
-    /// Returns the SPI `intid` and its `GICD_IROUTER<n>`.
+    /// Returns the extended SPI `intid`. The INTIDs of the extended range are beyond all others.
+    #[cold]
+    fn extended_spi(&self, intid: IntId) -> Option<&Irq> {
+        self.extended.spis.get(self.extended.index(intid)?)
+    }
+
+    /// Returns the SPI `intid` and its `GICD_IROUTER<n>`, or an extended one and its
+    /// `GICD_IROUTER<n>E`.
     pub(crate) fn router(&self, intid: IntId) -> Option<(&Irq, &AtomicU64)> {
-        let index = Self::index(intid)?;
-        Some((self.spis.get(index)?, self.routers.get(index)?))
+        let range = if intid.is_extended() {
+            &self.extended
+        } else {
+            &self.spis
+        };
+        let index = range.index(intid)?;
+        Some((range.spis.get(index)?, range.routers.get(index)?))
     }
 
-    /// Returns the index of an SPI in `spis` and `routers`.
-    #[inline]
-    fn index(intid: IntId) -> Option<usize> {
-        Some(intid.raw().checked_sub(IntId::FIRST_SPI)? as usize)
-    }
-
-    /// Returns the SPIs, from INTID 32 on.
+    /// Returns the SPIs from INTID 32 on, without the extended ones.
     pub(crate) fn spis(&self) -> &[Irq] {
-        &self.spis
+        &self.spis.spis
     }
 
-    /// Returns each SPI with its `GICD_IROUTER<n>`.
+    /// Returns the extended SPIs, from INTID 4096 on.
+    pub(crate) fn extended_spis(&self) -> &[Irq] {
+        &self.extended.spis
+    }
+
+    /// Returns every SPI, the extended ones last.
+    pub(crate) fn all_spis(&self) -> impl Iterator<Item = &Irq> {
+        self.spis().iter().chain(self.extended_spis())
+    }
+
+    /// Returns each SPI with its `GICD_IROUTER<n>`, without the extended ones.
     pub(crate) fn routed(&self) -> impl Iterator<Item = (&Irq, &AtomicU64)> {
-        self.spis.iter().zip(&self.routers)
+        self.spis.routed()
+    }
+
+    /// Returns each extended SPI with its `GICD_IROUTER<n>E`.
+    pub(crate) fn extended_routed(&self) -> impl Iterator<Item = (&Irq, &AtomicU64)> {
+        self.extended.routed()
+    }
+
+    /// Returns every SPI with its router, the extended ones last.
+    pub(crate) fn all_routed(&self) -> impl Iterator<Item = (&Irq, &AtomicU64)> {
+        self.routed().chain(self.extended_routed())
     }
 
     /// Returns `GICD_CTLR.EnableGrp0` in bit 0 and `EnableGrp1` in bit 1, with other bits above.

@@ -111,7 +111,7 @@ impl<H: Host> Vm<H> {
         let number = unique_number();
         let vcpus: FixedSlice<Vcpu> = (0..config.max_vcpus)
             .filter_map(VcpuId::new)
-            .map(|id| Vcpu::new(VcpuKey::new(number, id.index()), id))
+            .map(|id| Vcpu::new(VcpuKey::new(number, id.index()), id, config.extended_ppis))
             .collect();
         let gicv2 = config.gicv2.is_some();
         let sgi_targets = SgiTargets::new(config.max_vcpus);
@@ -129,11 +129,7 @@ impl<H: Host> Vm<H> {
         Ok(Self {
             number,
             domain,
-            distributor: Distributor::new(
-                config.spis,
-                config.max_vcpus,
-                Self::first_router(&config),
-            ),
+            distributor: Distributor::new(&config, Self::first_router(&config)),
             vcpus,
             added: AtomicU16::new(config.vcpus.len() as u16),
             topology: Snapshot::new(Topology::new(config.vcpus.clone())),
@@ -318,8 +314,8 @@ impl<H: Host> Vm<H> {
 
     /// Returns every SPI, and every SGI and PPI of every vCPU.
     pub(crate) fn wired(&self) -> impl Iterator<Item = &Irq> {
-        let private = self.vcpus.iter().flat_map(Vcpu::privates);
-        self.distributor.spis().iter().chain(private)
+        let private = self.vcpus.iter().flat_map(Vcpu::all_privates);
+        self.distributor.all_spis().chain(private)
     }
 
     /// Returns true if the VM is being taken apart, or has been. Under the lock `Vm::growth`.

@@ -76,7 +76,7 @@ mod tests {
     /// Makes vCPUs, of which the first have these affinities.
     fn vcpus(room: usize, affinities: impl Iterator<Item = Affinity>) -> (Vec<Vcpu>, SgiTargets) {
         let vcpus: Vec<Vcpu> = (0..room)
-            .map(|n| Vcpu::new(VcpuKey::new(1, n), VcpuId(n as u16)))
+            .map(|n| Vcpu::new(VcpuKey::new(1, n), VcpuId(n as u16), 0))
             .collect();
         let targets = SgiTargets::new(room);
         for (vcpu, affinity) in vcpus.iter().zip(affinities) {
@@ -136,7 +136,7 @@ mod tests {
         let bucket = |n| hash(value(affinity(n)), targets.0.len());
         let same: Vec<u32> = (0..).filter(|n| bucket(*n) == bucket(0)).take(3).collect();
         let vcpus: Vec<Vcpu> = (0..3)
-            .map(|n| Vcpu::new(VcpuKey::new(1, n), VcpuId(n as u16)))
+            .map(|n| Vcpu::new(VcpuKey::new(1, n), VcpuId(n as u16), 0))
             .collect();
         for n in [0, 1] {
             vcpus[n].add(affinity(same[n]));

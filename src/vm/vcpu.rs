@@ -8,11 +8,12 @@ use core::ptr::NonNull;
 use arrayvec::ArrayVec;
 
 use crate::epoch::{CpuLocal, CpuPin, VcpuKey};
+use crate::fixed::FixedSlice;
 use crate::host::PhysicalInterrupt;
 use crate::intid::{Affinity, IntId, VcpuId};
 use crate::lr;
 use crate::sync::Ordering::{Acquire, Relaxed, Release};
-use crate::sync::{AtomicU16, AtomicU64, Mutant, Rank, SpinLock, Watched, mutant};
+use crate::sync::{AtomicU16, AtomicU32, AtomicU64, Mutant, Rank, SpinLock, Watched, mutant};
 use crate::vm::ap_list::{ApList, Class, Classes};
 use crate::vm::ich_shadow::{IchShadow, bits};
 use crate::vm::irq::{ENABLED, Irq, LEVEL};
@@ -27,6 +28,13 @@ const NOBODY: u64 = u64::MAX;
 /// `ICC_SGI<n>R_EL1`, so that no guest's value equals the vCPU's, and a look at the bit of its own
 /// costs an SGI by state words nothing.
 const VIRTUAL_SGIS: u64 = 1 << 63;
+
+/// Lowest bit of the extended PPIs in `physical_ppis`.
+const FIRST_EXTENDED_BIT: u32 = 16;
+
+/// Number of extended PPIs that share a bit in `physical_ppis`: 64 take 16 bits, and the word keeps
+/// its line.
+const EXTENDED_PER_BIT: usize = 4;
 
 /// A vCPU's shadow, accessible to the CPU that has the vCPU.
 struct OwnedShadow {
@@ -63,13 +71,16 @@ pub(crate) struct Vcpu {
     /// vCPU.
     sgi_to_itself: AtomicU64,
     pub(crate) id: VcpuId,
-    /// PPIs that are, or have been, connected to a physical PPI: bit n for INTID 16 + n.
-    physical_ppis: AtomicU16,
+    /// PPIs that are, or have been, connected to a physical PPI: bit n for INTID 16 + n, and bit
+    /// 16 + n for one of the [`EXTENDED_PER_BIT`] extended ones from INTID 1056 + 4n on.
+    physical_ppis: AtomicU32,
     /// Guest-physical address of the register read that this vCPU tries again, after the recall of
     /// another vCPU; all ones for none.
     pub(crate) retry_gpa: AtomicU64,
     /// Number of times that the read at `retry_gpa` was tried again in vain.
     pub(crate) retries: AtomicU16,
+    /// The extended PPIs, from INTID 1056 on.
+    extended: FixedSlice<Irq>,
 }
 
 #[cfg(not(any(loom, debug_assertions)))]
@@ -82,8 +93,10 @@ const _: () = {
 };
 
 impl Vcpu {
-    /// Makes a vCPU after reset, which the VM does not have yet.
-    pub(crate) fn new(key: VcpuKey, id: VcpuId) -> Self {
+    /// Makes a vCPU after reset, which the VM does not have yet. Allocates nothing for no extended
+    /// PPIs.
+    pub(crate) fn new(key: VcpuKey, id: VcpuId, extended_ppis: u32) -> Self {
+        let first = IntId::FIRST_EXTENDED_PPI;
         Self {
             key,
             id,
@@ -98,7 +111,11 @@ impl Vcpu {
                 watched: Watched::default(),
             },
             redistributor: Redistributor::new(),
-            physical_ppis: AtomicU16::new(0),
+            physical_ppis: AtomicU32::new(0),
+            extended: (first..first.saturating_add(extended_ppis))
+                .filter_map(IntId::ppi)
+                .map(|intid| Irq::new(intid, LEVEL, Some(id)))
+                .collect(),
             private: core::array::from_fn(|n| {
                 // SGIs are always edge-triggered; PPIs are level-sensitive after reset.
                 let flags = if n < 16 { 0 } else { LEVEL };
@@ -180,23 +197,47 @@ impl Vcpu {
         self.sgi_to_itself() != NOBODY
     }
 
-    /// Returns the SGI or PPI `intid`.
+    /// Returns the SGI or PPI `intid`, also an extended PPI.
     #[inline]
     pub(crate) fn private(&self, intid: IntId) -> Option<&Irq> {
-        self.private.get(intid.raw() as usize)
+        match self.private.get(intid.raw() as usize) {
+            Some(irq) => Some(irq),
+            None => self.extended_ppi(intid),
+        }
     }
 
-    /// Returns the SGIs and PPIs, by INTID.
+    /// Returns the extended PPI `intid`.
+    #[cold]
+    fn extended_ppi(&self, intid: IntId) -> Option<&Irq> {
+        let index = intid.raw().checked_sub(IntId::FIRST_EXTENDED_PPI)?;
+        self.extended.get(index as usize)
+    }
+
+    /// Returns the SGIs and PPIs, by INTID, without the extended ones.
     pub(crate) fn privates(&self) -> &[Irq] {
         &self.private
     }
 
+    /// Returns the extended PPIs, by INTID.
+    pub(crate) fn extended_ppis(&self) -> &[Irq] {
+        &self.extended
+    }
+
+    /// Returns every SGI and PPI, by INTID.
+    pub(crate) fn all_privates(&self) -> impl Iterator<Item = &Irq> {
+        self.private.iter().chain(&self.extended)
+    }
+
     /// Notes that the PPI `intid` has been connected to a physical PPI.
     pub(crate) fn add_physical_ppi(&self, intid: IntId) {
+        let extended = intid.raw().checked_sub(IntId::FIRST_EXTENDED_PPI);
+        let bit = match extended {
+            Some(index) => FIRST_EXTENDED_BIT.wrapping_add(index / EXTENDED_PER_BIT as u32),
+            None => intid.raw() & 0xf,
+        };
         // Relaxed: comes before the transition that sets CONNECTED, and every user of the bit after
         // a forward, a transition on the user's CPU that has found CONNECTED.
-        self.physical_ppis
-            .fetch_or(1 << (intid.raw() & 0xf), Relaxed);
+        self.physical_ppis.fetch_or(1 << (bit & 31), Relaxed);
     }
 
     /// Returns true if a PPI is, or has been, connected to a physical PPI.
@@ -206,11 +247,17 @@ impl Vcpu {
         self.physical_ppis.load(Relaxed) != 0
     }
 
-    /// Returns the PPIs that are, or have been, connected to a physical PPI.
+    /// Returns the PPIs that are, or have been, connected to a physical PPI, and extended ones
+    /// beside them.
     pub(crate) fn physical_ppis(&self) -> impl Iterator<Item = &Irq> {
         // Relaxed: ordered by the forward on this CPU, as `add_physical_ppi` says.
         let connected = self.physical_ppis.load(Relaxed);
-        bits(connected).filter_map(|n| self.private.get(n + IntId::FIRST_PPI as usize))
+        let extended = bits((connected >> FIRST_EXTENDED_BIT) as u16)
+            .filter_map(|n| self.extended.chunks(EXTENDED_PER_BIT).nth(n))
+            .flatten();
+        bits(connected as u16)
+            .filter_map(|n| self.private.get(n + IntId::FIRST_PPI as usize))
+            .chain(extended)
     }
 
     /// Returns the classes allowed into this vCPU's list registers while the distributor enables

@@ -204,6 +204,7 @@ impl Machine {
     pub fn on(domain: Arc<Domain>, first_cpu: u16, config: Config) -> Self {
         let vtr = Vtr {
             id_bits: if config.intid_bits() > 16 { 24 } else { 16 },
+            extended_range: config.has_extended_range(),
             ..NEOVERSE
         };
         Self::with_vtr(domain, first_cpu, config, vtr)

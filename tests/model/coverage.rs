@@ -193,6 +193,8 @@ const SITUATIONS: &[&str] = &[
     "an SGI is acknowledged",
     "a PPI is acknowledged",
     "an SPI is acknowledged",
+    "an extended PPI is acknowledged",
+    "an extended SPI is acknowledged",
     "an LPI is acknowledged",
     "Group 0 is acknowledged",
     "nothing is acknowledged",

@@ -3,7 +3,7 @@
 //! The VM has three PEs on two physical CPUs, a few dozen SPIs, and two ITSes with a few LPIs.
 //! [`crate::machine`] leaves out UNPREDICTABLE operations. [`crate::strategies`] draws at random.
 
-use crate::reference::{Frame, its::Size};
+use crate::reference::{Frame, Wired, its::Size};
 
 /// PEs of the VM, on [`CPUS`] physical CPUs.
 pub const PES: usize = 3;
@@ -11,8 +11,24 @@ pub const PES: usize = 3;
 pub const CPUS: usize = 2;
 /// SPIs of the VM: INTIDs 32-95.
 pub const SPIS: u32 = 64;
-/// Forwarded interrupts, as INTID and physical INTID: a PPI of each PE, and SPIs.
-pub const FORWARDED: [(u32, u16); 4] = [(30, 27), (33, 64), (34, 100), (38, 38)];
+/// Extended SPIs and PPIs of the VM: INTIDs 4096-4127 and 1056-1087.
+pub const EXTENDED: u32 = 32;
+/// Wired interrupts of the VM.
+pub const WIRED: Wired = Wired {
+    spis: SPIS,
+    extended_spis: EXTENDED,
+    extended_ppis: EXTENDED,
+};
+/// Forwarded interrupts, as INTID and physical INTID: two PPIs of each PE, and SPIs. Extended ones
+/// stand in the place of others, on either side.
+pub const FORWARDED: [(u32, u16); 6] = [
+    (30, 27),
+    (33, 64),
+    (34, 4100),
+    (38, 38),
+    (1058, 1119),
+    (4097, 101),
+];
 /// Bits for 32 LPIs. The first [`LPIS`] are used often.
 pub const LPI_BITS: u32 = 5;
 pub const LPIS: u32 = 12;

@@ -6,7 +6,9 @@
 
 use proptest::prelude::*;
 
-use crate::operation::{CPUS, Early, FORWARDED, ITSES, KEPT_TABLE, LPIS, Operation, PES, SPIS};
+use crate::operation::{
+    CPUS, EXTENDED, Early, FORWARDED, ITSES, KEPT_TABLE, LPIS, Operation, PES, SPIS,
+};
 use crate::reference::Frame;
 
 /// Returns a sequence of at most `length` operations.
@@ -59,7 +61,18 @@ fn operation() -> impl Strategy<Value = Operation> {
 /// Returns PPIs and SPIs, a few often.
 fn wired() -> impl Strategy<Value = u32> {
     let forwarded = prop::sample::select(FORWARDED.map(|(intid, _)| intid).to_vec());
-    prop_oneof![4 => 28..40_u32, 2 => forwarded, 1 => 16..32 + SPIS]
+    prop_oneof![4 => 28..40_u32, 2 => forwarded, 1 => 16..32 + SPIS, 2 => extended()]
+}
+
+/// Returns extended PPIs and SPIs, a few often.
+fn extended() -> impl Strategy<Value = u32> {
+    let [ppi, spi] = [1056_u32, 4096];
+    prop_oneof![
+        4 => ppi..ppi + 4,
+        4 => spi..spi + 4,
+        1 => ppi..ppi + EXTENDED,
+        1 => spi..spi + EXTENDED,
+    ]
 }
 
 fn mask() -> impl Strategy<Value = u8> {
@@ -164,12 +177,32 @@ type Place = (Frame, u64, u64);
 /// Returns the register of a block with one or two `bits` for an interrupt, and the interrupt's
 /// place in the register.
 fn field(intid: u32, pe: usize, block: u64, bits: u64) -> (Place, u64) {
-    let (frame, base) = match intid {
-        0..32 => (Frame::Redistributor(pe), 0x1_0000),
-        _ => (Frame::Distributor, 0),
-    };
-    let at = u64::from(intid) * bits / 32 * 4;
-    ((frame, base + block + at, 4), u64::from(intid) * bits % 32)
+    let (frame, base, number) = block_of(intid, pe, block);
+    let at = number * bits / 32 * 4;
+    ((frame, base + at, 4), number * bits % 32)
+}
+
+/// Returns the frame of an interrupt's registers, the block in place of `block`, of the SPIs, and
+/// the interrupt's number there.
+fn block_of(intid: u32, pe: usize, block: u64) -> (Frame, u64, u64) {
+    let number = u64::from(intid);
+    match intid {
+        0..32 => (Frame::Redistributor(pe), 0x1_0000 + block, number),
+        1056..1120 => (
+            Frame::Redistributor(pe),
+            0x1_0000 + block,
+            number - 1056 + 32,
+        ),
+        4096.. => {
+            let block = match block {
+                0x400 => 0x2000,
+                0xc00 => 0x3000,
+                bits => 0x1000 + (bits - 0x80) * 4,
+            };
+            (Frame::Distributor, block, number - 4096)
+        }
+        _ => (Frame::Distributor, block, number),
+    }
 }
 
 /// Returns SGIs, PPIs and SPIs, a few often.
@@ -219,19 +252,16 @@ fn triggers() -> impl Strategy<Value = (Place, u64)> {
 fn priorities() -> impl Strategy<Value = (Place, u64)> {
     let bytes = prop_oneof![3 => Just(1_u64), 1 => Just(4)];
     (any_intid(), 0..PES, bytes, any::<u64>()).prop_map(|(intid, pe, bytes, value)| {
-        let at = 0x400 + (u64::from(intid) & !(bytes - 1));
-        let place = match intid {
-            0..32 => (Frame::Redistributor(pe), 0x1_0000 + at, bytes),
-            _ => (Frame::Distributor, at, bytes),
-        };
-        (place, value)
+        let (frame, block, number) = block_of(intid, pe, 0x400);
+        ((frame, block + (number & !(bytes - 1)), bytes), value)
     })
 }
 
 /// Returns accesses of `IROUTER`, whole or half, with a PE's affinity or another.
 fn router() -> impl Strategy<Value = (Place, u64)> {
     let affinity = prop_oneof![10 => 0..PES as u64, 1 => Just(PES as u64), 1 => any::<u64>()];
-    let spi = prop_oneof![6 => 32..40_u64, 1 => 32..100_u64];
+    // The registers of extended SPIs follow those of INTIDs up to 1023.
+    let spi = prop_oneof![6 => 32..40_u64, 1 => 32..100_u64, 2 => 1024..1030_u64];
     let half = prop_oneof![6 => Just(None), 1 => any::<bool>().prop_map(Some)];
     (spi, half, affinity).prop_map(|(spi, half, affinity)| {
         let at = 0x6000 + 8 * spi;
@@ -247,7 +277,12 @@ fn router() -> impl Strategy<Value = (Place, u64)> {
 fn control() -> impl Strategy<Value = (Place, u64)> {
     let groups = prop_oneof![3 => Just(3_u64), 1 => any::<u64>()];
     let message = prop::sample::select(vec![0x40, 0x48_u64]);
-    let spi = prop_oneof![6 => 32..40_u64, 1 => 30..100_u64];
+    let spi = prop_oneof![
+        6 => 32..40_u64,
+        1 => 30..100_u64,
+        1 => 4094..4140_u64,
+        1 => 1054..1060_u64,
+    ];
     let of_a_pe = prop::sample::select(vec![(0x14, 4), (0x8, 8), (0xc, 4_u64)]);
     let sleep = prop_oneof![1 => Just(2), 2 => Just(0_u64)];
     prop_oneof![
@@ -267,6 +302,7 @@ fn anything() -> impl Strategy<Value = (Place, u64)> {
     let width = || prop::sample::select(vec![1, 2, 4, 8_u64]);
     let place = prop_oneof![
         2 => (0..0x1000_u64, width()).prop_map(|(at, bytes)| (Frame::Distributor, at, bytes)),
+        1 => (0x1000..0x3400_u64, width()).prop_map(|(at, bytes)| (Frame::Distributor, at, bytes)),
         1 => (0..PES, 0x1_0000..0x1_0e00_u64, width())
             .prop_map(|(pe, at, bytes)| (Frame::Redistributor(pe), at, bytes)),
     ];

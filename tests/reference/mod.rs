@@ -69,6 +69,22 @@ impl Interrupt {
     }
 }
 
+/// Numbers of wired interrupts beside SGIs 0-15 and PPIs 16-31.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Wired {
+    /// SPIs, from INTID 32 on.
+    pub spis: u32,
+    /// Extended SPIs, from INTID 4096 on (2.2).
+    pub extended_spis: u32,
+    /// Extended PPIs, from INTID 1056 on (2.2).
+    pub extended_ppis: u32,
+}
+
+/// Returns whether an INTID is private to a PE: an SGI, a PPI or an extended PPI (2.2).
+pub fn is_private(intid: u32) -> bool {
+    matches!(intid, 0..32 | 1056..1120)
+}
+
 /// The frame of a register.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Frame {
@@ -89,12 +105,12 @@ pub struct Gic {
 impl Gic {
     /// Returns a GIC after reset, with a PE for each affinity (in the layout of `MPIDR_EL1`) and an
     /// ITS for each size.
-    pub fn new(affinities: &[u64], spis: u32, lpi_bits: u32, itses: &[Size]) -> Self {
+    pub fn new(affinities: &[u64], wired: Wired, lpi_bits: u32, itses: &[Size]) -> Self {
         Self {
-            distributor: Distributor::new(spis, lpi_bits, affinities[0]),
+            distributor: Distributor::new(wired, lpi_bits, affinities[0]),
             redistributors: affinities
                 .iter()
-                .map(|affinity| Redistributor::new(*affinity, lpi_bits != 0))
+                .map(|affinity| Redistributor::new(*affinity, wired.extended_ppis, lpi_bits != 0))
                 .collect(),
             interfaces: affinities.iter().map(|_| Interface::default()).collect(),
             itses: itses.iter().map(|size| Its::new(*size)).collect(),
@@ -180,6 +196,9 @@ impl Gic {
     pub fn interrupt(&mut self, pe: usize, intid: u32) -> Option<&mut Interrupt> {
         match intid {
             0..32 => self.redistributors[pe].private.get_mut(intid as usize),
+            1056..1120 => self.redistributors[pe]
+                .extended
+                .get_mut(intid as usize - 1056),
             _ => self.distributor.spi(intid),
         }
     }
@@ -187,7 +206,7 @@ impl Gic {
     /// Returns every interrupt with PE `pe` as target, with its INTID.
     pub fn routed_to(&self, pe: usize) -> impl Iterator<Item = (u32, &Interrupt)> {
         let redistributor = &self.redistributors[pe];
-        let spis = (32..).zip(&self.distributor.spis);
+        let spis = self.distributor.all();
         let spis =
             spis.filter(move |(intid, _)| self.find(self.distributor.router(*intid)) == Some(pe));
 
@@ -197,8 +216,8 @@ impl Gic {
             .iter()
             .filter(move |(_, lpi)| redistributor.lpis_enabled && lpi.at == Some(pe));
 
-        (0..)
-            .zip(&redistributor.private)
+        redistributor
+            .all()
             .chain(spis)
             .chain(lpis.map(|(intid, lpi)| (*intid, &lpi.interrupt)))
     }

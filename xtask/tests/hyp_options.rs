@@ -25,7 +25,8 @@ fn what_is_not_the_hypervisors_is_the_guests() {
 fn every_option_is_read() {
     let text = "hyp.name=web hyp.memory=512 hyp.events=99 hyp.weight=300 hyp.slowdown=4 \
                 hyp.pci=00:02.0,01:1f.7 hyp.saved=20 hyp.seed=7 \
-                hyp.direct=switch hyp.snapshot=saved hyp.incoming=coming hyp.kvm=attributes hyp.rng";
+                hyp.direct=switch hyp.snapshot=saved hyp.incoming=coming hyp.kvm=attributes hyp.rng \
+                hyp.espis=96 hyp.eppis=32 hyp.wired=extended hyp.extrange=assume";
     let options = Options::parse(text).unwrap();
     assert_eq!(options.name.as_deref(), Some("web"));
     assert_eq!((options.memory, options.weight), (512, 300));
@@ -35,6 +36,8 @@ fn every_option_is_read() {
     assert_eq!(options.kvm.as_deref(), Some("attributes"));
     assert_eq!(options.incoming.as_deref(), Some("coming"));
     assert!(options.has_entropy);
+    assert_eq!((options.extended_spis, options.extended_ppis), (96, 32));
+    assert!(options.is_wired_by_extended && options.assumes_extended_range);
     assert_eq!(options.direct, Direct::Switch);
     assert_eq!(options.functions, [2 << 3, 1 << 8 | 31 << 3 | 7]);
     assert_eq!(options.arguments, "");
@@ -52,6 +55,9 @@ fn a_guest_with_the_whole_machine_has_options_of_its_own() {
     assert!(are_saves_in(text) && !are_saves_in("hyp.its=2"));
     let options = Options::of_machine(text).unwrap();
     assert_eq!((options.saved, options.seed), (Some(5), 9));
+    let options = Options::of_machine("hyp.espis=32 hyp.eppis=64 hyp.extrange=assume").unwrap();
+    assert_eq!((options.extended_spis, options.extended_ppis), (32, 64));
+    assert!(options.assumes_extended_range);
     let error = Options::of_machine("hyp.saved=0").unwrap_err();
     assert!(error.to_string().starts_with("hyp.saved=0: give a number"));
     let options = Options::of_machine("hyp.direct=off quiet").unwrap();
@@ -75,6 +81,8 @@ fn nothing_has_its_defaults() {
     assert_eq!((options.name, options.vcpus), (None, None));
     assert_eq!((options.saved, options.direct), (None, Direct::Auto));
     assert!(!options.is_daemon && options.functions.is_empty());
+    assert_eq!((options.extended_spis, options.extended_ppis), (0, 0));
+    assert!(!options.is_wired_by_extended && !options.assumes_extended_range);
 }
 
 #[track_caller]
@@ -97,6 +105,8 @@ fn a_bad_option_is_named() {
         "hyp.daemon=1",
         "hyp.direct",
         "hyp.direct=maybe",
+        "hyp.wired=all",
+        "hyp.extrange=1",
     ] {
         assert_refused(word, &format!("cannot understand {word}"));
     }

@@ -62,6 +62,9 @@ const HEAP_PER_VM: usize = 8 << 20;
 /// Heap bytes for each event that such a VM may map: its translation, and the physical event's.
 const HEAP_PER_EVENT: usize = 128;
 
+/// Heap bytes for each extended SPI, and for each extended PPI of a vCPU.
+const HEAP_PER_EXTENDED: usize = 128;
+
 /// Physical address minus virtual address of the home.
 static OFFSET: AtomicUsize = AtomicUsize::new(0);
 
@@ -118,15 +121,19 @@ pub(crate) fn home_size(cpus: usize, is_saved: bool) -> usize {
 /// Returns the bytes of physical memory, in whole blocks, that the heap grows by for a VM with a
 /// part of the machine that has so many vCPUs, of which `virtual_pes` have a virtual PE, and may
 /// map so many events, and is saved if `is_saved`. So many bytes of RAM, `by_pages`, are mapped
-/// page by page.
+/// page by page. `extended` interrupts of the extended ranges are all vCPUs' together.
 pub(crate) fn growth_for(
     vcpus: usize,
     virtual_pes: usize,
     events: usize,
     is_saved: bool,
     by_pages: usize,
+    extended: usize,
 ) -> usize {
-    let size = HEAP_PER_VM + vcpus * HEAP_PER_VCPU + events * HEAP_PER_EVENT;
+    let size = HEAP_PER_VM
+        + vcpus * HEAP_PER_VCPU
+        + events * HEAP_PER_EVENT
+        + extended * HEAP_PER_EXTENDED;
     let copies = if is_saved {
         1 + HEAP_FOR_SAVES / HEAP
     } else {

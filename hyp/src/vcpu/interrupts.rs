@@ -99,7 +99,9 @@ fn forward_ppi(loaded: Option<Loaded>, pin: &PinnedCpu<'_>, intid: u32) {
     };
     if is_late {
         cpu_interface::deactivate(intid);
-    } else if let (Some(loaded), Some(intid)) = (loaded, IntId::ppi(intid)) {
+    } else if let Some(loaded) = loaded
+        && let Some(intid) = loaded.vcpu.vm.wiring.ppi(intid)
+    {
         let forwarded = loaded.vgic.forward_ppi(pin, loaded.vcpu.id, intid);
         debug_assert!(forwarded.is_ok(), "{intid:?}: {forwarded:?}");
     }

@@ -8,7 +8,6 @@ use alloc::string::String;
 
 use spin::Mutex;
 use vgic::epoch::CpuPin;
-use vgic::intid::IntId;
 
 use super::controller::Controller;
 use crate::console;
@@ -21,7 +20,7 @@ use crate::snapshot::state;
 pub(crate) const BASE: u64 = 0x0900_0000;
 /// Bytes of the registers.
 pub(crate) const SIZE: u64 = 0x1000;
-/// SPI, as on QEMU's `virt` board.
+/// SPI, as on QEMU's `virt` board, unless the VM's wiring names another.
 pub(crate) const SPI: u32 = 33;
 
 /// Offsets of the registers.
@@ -262,7 +261,6 @@ fn is_printed(byte: u8) -> bool {
 
 /// Sets the interrupt line of the console of the VM with this interrupt controller.
 pub(crate) fn set_line(vgic: &Controller, pin: &CpuPin<'_>, high: bool) {
-    let spi = IntId::spi(SPI).expect("it is an SPI");
-    let set = vgic.set_spi_line(pin, spi, high);
+    let set = vgic.set_spi_line(pin, vgic.host().vm().wiring.console, high);
     debug_assert!(set.is_ok(), "{set:?}");
 }

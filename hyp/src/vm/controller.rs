@@ -108,8 +108,8 @@ pub(super) fn create(vm: &'static Vm, mirror: Mirror, pin: &CpuPin<'_>) -> Box<C
     Box::new(controller)
 }
 
-/// Connects every SPI and PPI of the machine that is the VM's to the interrupt of the same number.
-/// The VM's other SPIs have no physical counterpart.
+/// Connects every SPI and PPI of the machine that is the VM's to the interrupt of the same number,
+/// or of the VM's wiring. The VM's other interrupts have no physical counterpart.
 fn connect_interrupts(controller: &Controller, pin: &CpuPin<'_>) {
     let host = controller.host();
     for spi in host.spis().filter_map(IntId::spi) {
@@ -118,11 +118,13 @@ fn connect_interrupts(controller: &Controller, pin: &CpuPin<'_>) {
             .expect("the controller has every SPI");
     }
 
+    let wiring = host.vm().wiring;
     for vcpu in controller.vcpus() {
         let ppis = (0..IntId::PRIVATE).filter(|ppi| host.has_ppi(*ppi));
-        for ppi in ppis.filter_map(IntId::ppi) {
+        for physical in ppis.filter_map(IntId::ppi) {
+            let ppi = wiring.ppi(physical.raw()).expect("the guest's is a PPI");
             controller
-                .connect_ppi(pin, vcpu, ppi, ppi)
+                .connect_ppi(pin, vcpu, ppi, physical)
                 .expect("every vCPU has every PPI");
         }
     }

@@ -115,9 +115,10 @@ impl VmHost {
         self.spis.contains(&intid.raw())
     }
 
-    /// Returns true if the VM's vCPUs have the physical PPI of this number.
+    /// Returns true if the VM's vCPUs have the physical PPI of this number. The guest may have
+    /// extended ones, which the machine's are not connected to.
     pub(super) fn has_ppi(&self, ppi: u32) -> bool {
-        self.ppis >> ppi & 1 != 0
+        self.ppis.checked_shr(ppi).is_some_and(|ppis| ppis & 1 != 0)
     }
 
     /// Deactivates the PPIs of CPU number `cpu` that its vCPU has: those that came while the vCPU

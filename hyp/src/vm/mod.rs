@@ -39,7 +39,10 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU16, AtomicU64, Ordering};
 use aarch64_cpu::registers::{CNTVOFF_EL2, Writeable};
 use spin::Once;
 use vgic::Config;
+use vgic::cpu_interface::CpuInterface;
+use vgic::cpu_interface::ich::Ich;
 use vgic::epoch::Domain;
+use vgic::intid::IntId;
 
 use crate::cpu::control;
 use crate::cpu::id_registers::Reader;
@@ -49,7 +52,7 @@ use crate::gic;
 use crate::gic::lpi::MsiSource;
 use crate::memory::stage2::Stage2;
 use crate::memory::tlb;
-use crate::vcpu::Vcpu;
+use crate::vcpu::{Vcpu, interrupts};
 use changes::Changes;
 use console::Console;
 use controller::Controller;
@@ -109,11 +112,47 @@ pub(crate) struct Vm {
     boot: Boot,
     /// Configuration of the interrupt controller.
     config: Config,
+    /// The guest's interrupts of what the hypervisor gives it.
+    pub(crate) wiring: Wiring,
+    /// True if the CPUs are taken to support the extended range, whatever they say.
+    pub(crate) assumes_extended_range: bool,
     vcpus: Once<Box<[Vcpu]>>,
     /// `CNTVOFF_EL2`: ticks that the guest's clock is behind the machine's.
     clock_offset: AtomicU64,
     /// Number of the vCPU that last ran on each CPU, plus 1.
     last_vcpus: Box<[AtomicU16]>,
+}
+
+/// Interrupts of a guest's devices that are the hypervisor's choice.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Wiring {
+    /// SPI of the hypervisor's console.
+    pub(crate) console: IntId,
+    /// PPI of the virtual timer.
+    pub(crate) virtual_timer: IntId,
+}
+
+impl Wiring {
+    /// Returns the interrupts of QEMU's `virt` board, or the first ones of the extended ranges.
+    pub(crate) fn new(is_extended: bool) -> Self {
+        let (spi, ppi) = match is_extended {
+            false => (console::SPI, interrupts::VIRTUAL_TIMER),
+            true => (IntId::FIRST_EXTENDED_SPI, IntId::FIRST_EXTENDED_PPI),
+        };
+        Self {
+            console: IntId::spi(spi).expect("it is an SPI"),
+            virtual_timer: IntId::ppi(ppi).expect("it is a PPI"),
+        }
+    }
+
+    /// Returns the guest's PPI of a physical PPI.
+    #[inline]
+    pub(crate) fn ppi(&self, physical: u32) -> Option<IntId> {
+        match physical {
+            interrupts::VIRTUAL_TIMER => Some(self.virtual_timer),
+            _ => IntId::ppi(physical),
+        }
+    }
 }
 
 /// Start of a VM.
@@ -148,6 +187,8 @@ pub(crate) struct Description {
     pub(crate) incoming: Option<CString>,
     /// Configuration of the interrupt controller, and the vCPUs.
     pub(crate) config: Config,
+    pub(crate) wiring: Wiring,
+    pub(crate) assumes_extended_range: bool,
     /// Share of the CPUs' time, relative to other VMs', [`scheduler::NORMAL_WEIGHT`] for a usual
     /// one.
     pub(crate) weight: u32,
@@ -196,6 +237,21 @@ pub(crate) fn is_any_choosing() -> bool {
     IS_ANY_CHOOSING.load(Ordering::Relaxed)
 }
 
+/// Makes an interface hold extended interrupts if a VM says so, and checks that it holds those of
+/// every VM. Returns the VM that cannot run otherwise.
+pub(crate) fn extend(interface: Ich) -> Result<Ich, &'static Vm> {
+    let interface = if all().iter().any(|vm| vm.assumes_extended_range) {
+        interface.assume_extended_range()
+    } else {
+        interface
+    };
+    let mut extended = all().iter().filter(|vm| vm.config.has_extended_range());
+    match extended.next() {
+        Some(vm) if !interface.vtr().extended_range => Err(*vm),
+        _ => Ok(interface),
+    }
+}
+
 /// Returns the VM with the whole machine, if there is one.
 pub(crate) fn of_machine() -> Option<&'static Vm> {
     (all().first().copied()).filter(|vm| vm.extent == Extent::Whole)
@@ -231,6 +287,8 @@ impl Vm {
             snapshot,
             incoming,
             config,
+            wiring,
+            assumes_extended_range,
             weight,
         } = description;
 
@@ -259,6 +317,8 @@ impl Vm {
             memory,
             boot,
             config,
+            wiring,
+            assumes_extended_range,
             vcpus: Once::new(),
             clock_offset: AtomicU64::new(0),
             last_vcpus: (percpu::all().iter()).map(|_| AtomicU16::new(0)).collect(),

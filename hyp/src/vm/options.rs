@@ -14,6 +14,9 @@ const PREFIX: &str = "hyp.";
 const DIRECT: &str = "hyp.direct=";
 const SAVED: &str = "hyp.saved=";
 const SEED: &str = "hyp.seed=";
+const EXTENDED_SPIS: &str = "hyp.espis=";
+const EXTENDED_PPIS: &str = "hyp.eppis=";
+const EXTENDED_RANGE: &str = "hyp.extrange=";
 
 /// Most vCPUs of a VM: the library has room for no more.
 const MOST_VCPUS: u32 = 4095;
@@ -60,6 +63,13 @@ pub(crate) struct Options {
     pub(crate) seed: u32,
     /// File of the host's for moves to Linux KVM and back.
     pub(crate) kvm: Option<String>,
+    /// Numbers of extended SPIs, and of extended PPIs of each vCPU.
+    pub(crate) extended_spis: u32,
+    pub(crate) extended_ppis: u32,
+    /// True if the hypervisor's console and the virtual timer have extended interrupts.
+    pub(crate) is_wired_by_extended: bool,
+    /// True if the CPUs are taken to support the extended range, whatever they say.
+    pub(crate) assumes_extended_range: bool,
     /// File of the host's for snapshots.
     pub(crate) snapshot: Option<String>,
     /// File of the host's that the VM comes from, and that is waited for.
@@ -130,6 +140,10 @@ impl Options {
             saved: None,
             seed: 1,
             kvm: None,
+            extended_spis: 0,
+            extended_ppis: 0,
+            is_wired_by_extended: false,
+            assumes_extended_range: false,
             snapshot: None,
             incoming: None,
             arguments: String::new(),
@@ -149,7 +163,14 @@ impl Options {
 
     /// Reads the options of a VM with the whole machine among the words of its command line.
     pub(crate) fn of_machine(text: &str) -> Result<Self, BadOption> {
-        const OURS: [&str; 3] = [DIRECT, SAVED, SEED];
+        const OURS: [&str; 6] = [
+            DIRECT,
+            SAVED,
+            SEED,
+            EXTENDED_SPIS,
+            EXTENDED_PPIS,
+            EXTENDED_RANGE,
+        ];
         let is_ours = |word: &&str| OURS.iter().any(|ours| word.starts_with(ours));
         let ours: Vec<&str> = text.split(' ').filter(is_ours).collect();
         let options = Self::parse(&ours.join(" "))?;
@@ -187,6 +208,12 @@ impl Options {
             Some(("direct", "switch")) => self.direct = Direct::Switch,
             Some(("saved", value)) => self.saved = Some(number(value, 1..=1 << 20)?),
             Some(("seed", value)) => self.seed = number(value, 0..=u32::MAX)?,
+            Some(("espis", value)) => self.extended_spis = number(value, 0..=1024)?,
+            Some(("eppis", value)) => self.extended_ppis = number(value, 0..=64)?,
+            Some(("wired", "extended")) => self.is_wired_by_extended = true,
+            // For QEMU, which has no extended interrupts of its own and says ExtRange = 0, although
+            // its list registers treat a virtual INTID in the range as any other.
+            Some(("extrange", "assume")) => self.assumes_extended_range = true,
             Some(("kvm", path)) if !path.is_empty() => self.kvm = Some(path.to_string()),
             Some(("snapshot", path)) if !path.is_empty() => self.snapshot = Some(path.to_string()),
             Some(("incoming", path)) if !path.is_empty() => self.incoming = Some(path.to_string()),

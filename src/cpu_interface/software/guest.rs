@@ -128,8 +128,8 @@ impl SoftwareInterface {
         Ok(())
     }
 
-    /// Reads `ICC_CTLR_EL1`: `CBPR` (0), `EOImode` (1), `PRIbits` (10:8), `IDbits` (13:11) and
-    /// `A3V` (15).
+    /// Reads `ICC_CTLR_EL1`: `CBPR` (0), `EOImode` (1), `PRIbits` (10:8), `IDbits` (13:11), `A3V`
+    /// (15) and `ExtRange` (19).
     ///
     /// # Errors
     /// [`Trapped`] while `ICH_HCR_EL2.TC` is set.
@@ -142,7 +142,8 @@ impl SoftwareInterface {
             | u64::from(vmcr & vmcr::VEOIM != 0) << 1
             | priority_bits << 8
             | id_bits << 11
-            | u64::from(self.vtr.affinity3) << 15)
+            | u64::from(self.vtr.affinity3) << 15
+            | u64::from(self.vtr.extended_range) << 19)
     }
 
     /// Writes the writable bits of `ICC_CTLR_EL1`: `CBPR` and `EOImode`.

@@ -73,6 +73,7 @@ pub const NEOVERSE: Vtr = Vtr {
     local_serrors: false,
     direct_injection: false,
     masks_direct_injection: false,
+    extended_range: false,
 };
 
 /// Counts of the hypervisor's accesses to each kind of register through [`CpuInterface`].
@@ -326,6 +327,11 @@ impl SoftwareInterface {
             IntId::new(value.vintid()).is_some(),
             "a special or reserved vINTID: {value:?}"
         );
+        let is_extended = |intid| IntId::new(intid).is_some_and(IntId::is_extended);
+        assert!(
+            self.vtr.extended_range || !is_extended(value.vintid()),
+            "an extended vINTID, and ICC_CTLR_EL1.ExtRange is 0: {value:?}"
+        );
         if value.is_hw() {
             assert!(
                 !(value.is_pending() && value.is_active()),
@@ -335,6 +341,10 @@ impl SoftwareInterface {
                 IntId::new(value.pintid())
                     .is_some_and(|p| matches!(p.kind(), Kind::Ppi | Kind::Spi)),
                 "a pINTID that cannot be deactivated: {value:?}"
+            );
+            assert!(
+                self.vtr.extended_range || !is_extended(value.pintid()),
+                "an extended pINTID, and ICC_CTLR_EL1.ExtRange is 0: {value:?}"
             );
         }
     }

@@ -181,7 +181,7 @@ impl Irq {
 
     /// Returns the vCPU of an SGI or PPI.
     pub(crate) fn owner(&self) -> Option<VcpuId> {
-        if self.intid.is_private() {
+        if matches!(self.kind, Kind::Sgi | Kind::Ppi) {
             self.state().target()
         } else {
             None

@@ -101,7 +101,7 @@ impl Irq {
     /// Returns true if the connected physical interrupt is a PPI.
     #[inline]
     pub(crate) fn is_of_ppi(&self) -> bool {
-        u32::from(self.pintid()) < IntId::FIRST_SPI
+        IntId::wired(self.pintid()).is_private()
     }
 
     /// Returns the connected physical interrupt; `cpu` is the CPU of a PPI.

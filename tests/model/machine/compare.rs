@@ -5,7 +5,7 @@ use vgic::sysreg::SysReg;
 
 use super::{Machine, Place, vcpu};
 use crate::coverage::note;
-use crate::operation::{PES, SPIS};
+use crate::operation::{EXTENDED, PES, SPIS};
 use crate::reference::Frame;
 
 impl Machine {
@@ -131,10 +131,17 @@ impl Machine {
         let distributor =
             (0..4).flat_map(|n| states.map(|block| (Frame::Distributor, block + 4 * n)));
         let redistributors = (0..PES).map(Frame::Redistributor);
-        let redistributors =
-            redistributors.flat_map(|frame| states.map(|block| (frame, 0x1_0000 + block)));
+        let redistributors = redistributors.flat_map(|frame| {
+            let banks = [0, 4].into_iter();
+            banks.flat_map(move |bank| states.map(|block| (frame, 0x1_0000 + block + bank)))
+        });
+        // Of the extended SPIs, and of those that there are not.
+        let extended = [0x1600, 0x1800, 0x1a00, 0x1c00_u64].into_iter();
+        let extended =
+            extended.flat_map(|block| [0, 4].map(|bank| (Frame::Distributor, block + bank)));
 
-        for (frame, at) in configuration().chain(distributor).chain(redistributors) {
+        let states = distributor.chain(redistributors).chain(extended);
+        for (frame, at) in configuration().chain(states) {
             self.read(pe, frame, at, 4);
         }
         self.compare_notices();
@@ -167,18 +174,43 @@ fn configuration() -> impl Iterator<Item = (Frame, u64)> {
     let triggers = (0..7).map(|n| 0xc00 + 4 * n);
     let routers = (0..=u64::from(SPIS)).flat_map(|n| [0x6100 + 8 * n, 0x6104 + 8 * n]);
 
+    // Those of the extended SPIs, and one beyond each.
+    let extended = [0x1000, 0x1200, 0x1400_u64].into_iter();
+    let extended = extended.flat_map(|block| [block, block + 4]);
+    let blocks = (0..9)
+        .map(|n| 0x2000 + 4 * n)
+        .chain((0..3).map(|n| 0x3000 + 4 * n));
+    // Most accesses are of the first few.
+    let few = [
+        0,
+        1,
+        2,
+        3,
+        4,
+        5,
+        u64::from(EXTENDED) - 1,
+        u64::from(EXTENDED),
+    ];
+    let extended_routers = few
+        .into_iter()
+        .flat_map(|n| [0x8000 + 8 * n, 0x8004 + 8 * n]);
+
     let distributor = control
         .chain(banks)
         .chain(priorities)
         .chain(triggers)
         .chain(routers)
+        .chain(extended)
+        .chain(blocks)
+        .chain(extended_routers)
         .map(|at| (Frame::Distributor, at));
 
     let redistributors = (0..PES).map(Frame::Redistributor).flat_map(move |frame| {
         let control = [0, 8, 0xc, 0x14].into_iter();
-        let banks = bits.into_iter().map(|block| 0x1_0000 + block);
-        let priorities = (0..8).map(|n| 0x1_0400 + 4 * n);
-        let triggers = [0, 4].into_iter().map(|at| 0x1_0c00 + at);
+        let banks = bits.into_iter();
+        let banks = banks.flat_map(|block| [0, 4].map(|bank| 0x1_0000 + block + bank));
+        let priorities = (0..17).map(|n| 0x1_0400 + 4 * n);
+        let triggers = (0..5).map(|n| 0x1_0c00 + 4 * n);
         let all = control.chain(banks).chain(priorities).chain(triggers);
         all.map(move |at| (frame, at))
     });

@@ -13,7 +13,7 @@ impl Machine {
 
         let pin = self.pin();
         match intid {
-            16..32 => {
+            16..32 | 1056..1120 => {
                 let ppi = IntId::ppi(intid).unwrap();
                 self.vm.set_ppi_line(&pin, vcpu(pe), ppi, high).unwrap();
             }
@@ -45,7 +45,7 @@ impl Machine {
 
         let pin = self.pin();
         let _ = match intid {
-            16..32 => self
+            16..32 | 1056..1120 => self
                 .vm
                 .inject_ppi(&pin, vcpu(pe), IntId::ppi(intid).unwrap()),
             _ => self.vm.inject_spi(&pin, IntId::spi(intid).unwrap()),

@@ -6,7 +6,7 @@ use super::embedder::{Physical, Virtual};
 use super::{Machine, Place, vcpu};
 use crate::coverage::{note, note_if};
 use crate::operation::{FORWARDED, PES};
-use crate::reference::{Frame, Interrupt};
+use crate::reference::{Frame, Interrupt, is_private};
 
 /// `GICD_SETSPI_NSR` and `GICD_CLRSPI_NSR`.
 const MESSAGES: [u64; 2] = [0x40, 0x48];
@@ -15,7 +15,7 @@ const MESSAGES: [u64; 2] = [0x40, 0x48];
 /// INTID.
 fn all() -> impl Iterator<Item = (usize, Virtual, u16)> {
     FORWARDED.into_iter().flat_map(|(intid, pintid)| {
-        let private = intid < 32;
+        let private = is_private(intid);
         (0..if private { PES } else { 1 }).map(move |pe| {
             let owner = private.then_some(pe);
             (pe, (owner, intid), pintid)
@@ -27,6 +27,19 @@ fn find(pe: usize, intid: u32) -> Option<(Virtual, u16)> {
     all()
         .find(|(of, (owner, n), _)| *n == intid && (owner.is_none() || *of == pe))
         .map(|(_, of, pintid)| (of, pintid))
+}
+
+/// Returns the offset in the frame, or in `SGI_base`, of an interrupt's register in the place of
+/// the block `block` of SPIs, with so many `bits` for an interrupt, and the lowest of them.
+fn register_of(intid: u32, block: u64, bits: u64) -> (u64, u64) {
+    let intid = u64::from(intid);
+    let (block, number) = match intid {
+        1056..1120 => (block, intid - 1056 + 32),
+        4096.. if block == 0xc00 => (0x3000, intid - 4096),
+        4096.. => (0x1000 + (block - 0x80) * 4, intid - 4096),
+        _ => (block, intid),
+    };
+    (block + number * bits / 32 * 4, number * bits % 32)
 }
 
 /// Returns whether `of` is forwarded.
@@ -237,14 +250,14 @@ impl Machine {
         };
         let mut word = word;
         for (pe, of, _) in all().filter(|(_, of, _)| of.0 == owner) {
-            let (register, bit) = (of.1 / 32 * 4, of.1 % 32);
             let level = self.reference.interrupt(pe, of.1).unwrap().level;
-            if at == 0x200 + u64::from(register) && level {
+            let (register, bit) = register_of(of.1, 0x200, 1);
+            if at == register && level {
                 word &= !(1 << bit);
             }
-            let (register, bit) = (of.1 / 16 * 4, of.1 % 16 * 2 + 1);
-            if at == 0xc00 + u64::from(register) && self.is_physically_active(of) {
-                word = word & !(1 << bit) | u64::from(!level) << bit;
+            let (register, bit) = register_of(of.1, 0xc00, 2);
+            if at == register && self.is_physically_active(of) {
+                word = word & !(1 << (bit + 1)) | u64::from(!level) << (bit + 1);
             }
         }
         word
@@ -267,15 +280,17 @@ impl Machine {
             Frame::Redistributor(pe) => (Some(pe), at.wrapping_sub(0x1_0000)),
         };
 
-        if bytes != 4 || !matches!(at, 0x200..0x280 | 0x300..0x380) {
+        if bytes != 4 {
             return;
         }
 
         for (_, of, _) in all().filter(|(_, of, _)| of.0 == owner) {
-            let (register, bit) = (of.1 / 32 * 4, of.1 % 32);
-            if at % 0x80 == register.into() && value >> bit & 1 != 0 {
-                self.meddled.insert(of);
-                note("a forwarded one is made pending or active by the guest");
+            for block in [0x200, 0x300] {
+                let (register, bit) = register_of(of.1, block, 1);
+                if at == register && value >> bit & 1 != 0 {
+                    self.meddled.insert(of);
+                    note("a forwarded one is made pending or active by the guest");
+                }
             }
         }
     }

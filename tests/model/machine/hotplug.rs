@@ -6,7 +6,7 @@ use super::embedder::pending_table;
 use super::{Machine, Place, VALID, vcpu};
 use crate::coverage::{note, note_if};
 use crate::operation::{ITSES, KEPT_TABLE, Operation};
-use crate::reference::Frame;
+use crate::reference::{Frame, is_private};
 
 impl Machine {
     /// Removes a PE, compares, and adds the PE again with the guest's set-up of its CPU, which is
@@ -60,11 +60,11 @@ impl Machine {
             routed.filter(|(_, interrupt)| interrupt.pending() || interrupt.active)
         };
         note_if(
-            here().any(|(intid, _)| intid < 32),
+            here().any(|(intid, _)| is_private(intid)),
             "a PE is removed with an SGI or PPI pending or active",
         );
         note_if(
-            here().any(|(intid, interrupt)| (32..8192).contains(&intid) && interrupt.pending()),
+            here().any(|(n, interrupt)| n < 8192 && !is_private(n) && interrupt.pending()),
             "a PE is removed with an SPI pending for it",
         );
         note_if(

@@ -5,7 +5,7 @@ use vgic::sysreg::SysReg;
 
 use super::{Machine, vcpu};
 use crate::coverage::{note, note_if};
-use crate::reference::{FIRST_LPI, SPURIOUS};
+use crate::reference::{FIRST_LPI, SPURIOUS, is_private};
 
 impl Machine {
     pub(super) fn acknowledge(&mut self, pe: usize, group1: bool) {
@@ -32,7 +32,7 @@ impl Machine {
                 "a virtual LPI preempts another",
             );
             self.handling[pe].push((intid, group1));
-            if (32..FIRST_LPI).contains(&intid) {
+            if intid < FIRST_LPI && !is_private(intid) {
                 self.taker.insert(intid, pe);
             }
         }
@@ -46,10 +46,9 @@ impl Machine {
 
         // An interrupt deactivated by this PE and taken by another PE since is not this PE's to
         // end.
-        let spis = &self.reference.distributor.spis;
-        let elsewhere = (intid as usize)
-            .checked_sub(32)
-            .is_some_and(|index| spis[index].active && self.taker.get(&intid) != Some(&pe));
+        let spis = || self.reference.distributor.all();
+        let elsewhere =
+            spis().any(|(n, spi)| n == intid && spi.active && self.taker.get(&intid) != Some(&pe));
         if elsewhere {
             return false;
         }
@@ -57,10 +56,9 @@ impl Machine {
         // Active interrupts possibly on the library's list of this PE, because of an
         // acknowledgement or of a routing, and in no list register. The last entry has filled the
         // list registers: an interrupt may be outside although fewer are left by now.
-        let private = (0..).zip(&self.reference.redistributors[pe].private);
-        let spis = (32..).zip(spis);
+        let private = self.reference.redistributors[pe].all();
         let outside: Vec<(u32, u8)> = private
-            .chain(spis.filter(|(n, _)| self.taker.get(n).is_none_or(|by| *by == pe)))
+            .chain(spis().filter(|(n, _)| self.taker.get(n).is_none_or(|by| *by == pe)))
             .filter(|(n, irq)| irq.active && !self.is_in_register(pe, *n))
             .map(|(n, irq)| (n, irq.priority))
             .collect();
@@ -89,7 +87,7 @@ impl Machine {
         }
 
         for pintid in self.guest(pe).take_deactivations() {
-            let owner = (pintid < 32).then(|| self.cpu_of(pe));
+            let owner = is_private(pintid).then(|| self.cpu_of(pe));
             self.vm.host().deactivated((owner, pintid as u16));
         }
 
@@ -101,10 +99,8 @@ impl Machine {
             return;
         }
 
-        let private = self.reference.redistributors[pe].private;
-        let all = (0..)
-            .zip(&private)
-            .chain((32..).zip(&self.reference.distributor.spis));
+        let private = self.reference.redistributors[pe].all();
+        let all = private.chain(self.reference.distributor.all());
         let active: Vec<u32> = all
             .filter(|(_, i)| i.active)
             .map(|(intid, _)| intid)
@@ -141,6 +137,8 @@ impl Machine {
             0..16 => "an SGI is acknowledged",
             16..32 => "a PPI is acknowledged",
             32..1020 => "an SPI is acknowledged",
+            1056..1120 => "an extended PPI is acknowledged",
+            4096..5120 => "an extended SPI is acknowledged",
             FIRST_LPI.. => "an LPI is acknowledged",
             _ => "nothing is acknowledged",
         });
@@ -227,7 +225,7 @@ impl Machine {
         let handles = |of: usize| self.handling[of].iter().any(|(other, _)| *other == intid);
         let by_another = (0..self.handling.len()).any(|of| of != pe && handles(of));
         note_if(
-            intid >= 32 && by_another && !handles(pe),
+            !is_private(intid) && by_another && !handles(pe),
             "a deactivation by another PE",
         );
         note_if(

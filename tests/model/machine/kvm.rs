@@ -3,10 +3,10 @@
 
 use std::sync::Mutex;
 
-use vgic::Host;
 use vgic::cpu_interface::vmcr;
 use vgic::kvm::Devices;
-use vgic::state::{InterruptState, LpiState, VmState, flags};
+use vgic::state::{ExtendedState, InterruptState, LpiState, VERSION, VmState, flags};
+use vgic::{Config, Host};
 
 use super::Machine;
 use super::embedder::{PROPERTIES, RAM};
@@ -22,6 +22,15 @@ impl Machine {
     /// Takes a state through KVM's attributes and tables, in a copy of the guest's memory.
     pub(super) fn check_kvm(&self, state: &VmState) {
         let mut state = state.clone();
+        // KVM has no extended interrupts, and its devices refuse a VM that has.
+        let config = Config {
+            extended_spis: 0,
+            extended_ppis: 0,
+            ..self.vm.config().clone()
+        };
+        state.extended = ExtendedState::default();
+        state.version = VERSION;
+        let config = &config;
         let mut memory = self.vm.host().memory.lock().unwrap().clone();
         // The guests of the model give no device a translation table: each gets one.
         for device in state.its.iter_mut().flat_map(|its| &mut its.devices) {
@@ -30,7 +39,6 @@ impl Machine {
         }
         let memory = Memory(Mutex::new(memory));
 
-        let config = self.vm.config();
         let mut devices = Devices::of(config.clone(), self.vtr, state.clone());
         save_tables(&mut devices, config, &memory);
         let order = ORDERS[state.lpis.len() % ORDERS.len()];

@@ -151,9 +151,9 @@ impl Machine {
             self.compare_configuration();
         }
         self.look_back(operation);
-        let spis = &self.reference.distributor.spis;
+        let distributor = &mut self.reference.distributor;
         self.taker
-            .retain(|intid, _| spis[*intid as usize - 32].active);
+            .retain(|intid, _| distributor.spi(*intid).is_some_and(|spi| spi.active));
     }
 
     fn perform(&mut self, operation: &Operation) {

@@ -50,47 +50,38 @@ impl Machine {
 
     /// Returns `value` with the old fields of interrupts whose change is UNPREDICTABLE now.
     pub(super) fn defined(&self, frame: Frame, at: u64, bytes: u64, value: u64) -> u64 {
-        let (interrupts, at): (&[Interrupt], u64) = match frame {
-            Frame::Distributor => (&self.reference.distributor.spis, at),
+        let (interrupts, block): (Vec<Option<&Interrupt>>, u64) = match frame {
+            Frame::Distributor if matches!(at, 0x1000..0x1080 | 0x2000..0x2400 | 0x3000..0x3100) => {
+                let extended = self.reference.distributor.extended.iter();
+                (extended.map(Some).collect(), at)
+            }
+            Frame::Distributor => {
+                // The first 32 are SGIs and PPIs, which have no fields here.
+                let spis = self.reference.distributor.spis.iter().map(Some);
+                ([None; 32].into_iter().chain(spis).collect(), at)
+            }
             Frame::Redistributor(pe) if at >= 0x1_0000 => {
-                (&self.reference.redistributors[pe].private, at - 0x1_0000)
+                let private = self.reference.redistributors[pe].all();
+                (private.map(|(_, irq)| Some(irq)).collect(), at - 0x1_0000)
             }
             _ => return value,
         };
 
         // The field's bits, and its first interrupt.
-        let (field, first) = match at {
-            0x80..0x100 => (1, at % 0x80 * 8),
-            0x400..0x800 => (8, at - 0x400),
-            0xc00..0xd00 => (2, (at - 0xc00) * 4),
+        let (field, first) = match block {
+            0x80..0x100 | 0x1000..0x1080 => (1, block % 0x80 * 8),
+            0x400..0x800 => (8, block - 0x400),
+            0x2000..0x2400 => (8, block - 0x2000),
+            0xc00..0xd00 => (2, (block - 0xc00) * 4),
+            0x3000..0x3100 => (2, (block - 0x3000) * 4),
             _ => return value,
         };
 
-        let first = first as usize
-            - if frame == Frame::Distributor {
-                32.min(first as usize)
-            } else {
-                0
-            };
-
-        let private_bank = frame == Frame::Distributor && at % 0x80 < 4 && field == 1;
-        if private_bank {
-            return value;
-        }
-
-        let old = self.reference.read(
-            frame,
-            if frame == Frame::Distributor {
-                at
-            } else {
-                at + 0x1_0000
-            },
-            bytes,
-        );
-
+        let old = self.reference.read(frame, at, bytes);
         let fields = (bytes * 8 / field) as usize;
         (0..fields)
-            .zip(interrupts.iter().skip(first))
+            .zip(interrupts.into_iter().skip(first as usize))
+            .filter_map(|(n, interrupt)| Some((n, interrupt?)))
             .filter(|(_, i)| i.active || field == 2 && i.pending())
             .fold(value, |value, (n, _)| {
                 let mask = ((1_u64 << field) - 1) << (n as u64 * field);

@@ -17,7 +17,7 @@ use super::embedder::{
 };
 use super::{Machine, Place, VALID};
 use crate::gicv4::Model;
-use crate::operation::{CPUS, ITSES, LPI_BITS, LPIS, Operation, PES, SPIS};
+use crate::operation::{CPUS, EXTENDED, ITSES, LPI_BITS, LPIS, Operation, PES, SPIS, WIRED};
 use crate::reference::{FIRST_LPI, Frame, Gic};
 
 impl Machine {
@@ -26,6 +26,8 @@ impl Machine {
         let gicv4 = gicv4.then(Arc::<Model>::default);
         let vtr = Vtr {
             list_registers: Self::limit(gicv4.is_some(), vtr.list_registers),
+            // The VM has extended interrupts.
+            extended_range: true,
             ..vtr
         };
         let host = Embedder {
@@ -35,6 +37,8 @@ impl Machine {
         let affinities = (0..PES as u8).map(|n| Affinity::new(0, 0, 0, n));
         let config = Config {
             spis: SPIS,
+            extended_spis: EXTENDED,
+            extended_ppis: EXTENDED,
             lpis: 1 << LPI_BITS,
             its: [0x0808_0000, 0x0810_0000]
                 .into_iter()
@@ -64,7 +68,7 @@ impl Machine {
             cpus,
             domain,
             acknowledged: Default::default(),
-            reference: Gic::new(&mpidrs, SPIS, LPI_BITS, &ITSES),
+            reference: Gic::new(&mpidrs, WIRED, LPI_BITS, &ITSES),
             list_registers: vtr.list_registers.into(),
             vtr,
             left_behind: Default::default(),
@@ -121,6 +125,14 @@ impl Machine {
             write(0x420 + 4 * n, priorities(n));
         }
         write(0xc08, 0xaaaa_8a20);
+
+        // The extended SPIs.
+        write(0x1000, u64::MAX);
+        write(0x1200, u64::MAX);
+        for n in 0..u64::from(EXTENDED) / 4 {
+            write(0x2000 + 4 * n, priorities(n + 1));
+        }
+        write(0x3000, 0x0000_0a20);
     }
 
     /// Powers a PE on, and sets up its SGIs, its PPIs and its CPU interface.
@@ -134,7 +146,11 @@ impl Machine {
         write(0x1_0080, 0xffff_ff3f);
         write(0x1_0100, u64::MAX);
         write(0x1_0c04, 0x8800_0000);
-        for n in 0..8 {
+        // The extended PPIs.
+        write(0x1_0084, u64::MAX);
+        write(0x1_0104, u64::MAX);
+        write(0x1_0c08, 0x0000_0880);
+        for n in 0..8 + u64::from(EXTENDED) / 4 {
             write(0x1_0400 + 4 * n, priorities(n));
         }
         for group1 in [false, true] {

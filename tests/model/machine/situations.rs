@@ -25,12 +25,11 @@ impl Machine {
     pub(super) fn shot(&self) -> Shot {
         let reference = &self.reference;
         let private = (0..PES).flat_map(|pe| {
-            let own = (0..).zip(&reference.redistributors[pe].private);
+            let own = reference.redistributors[pe].all();
             own.map(move |(intid, irq)| ((Some(pe), intid), *irq, Some(pe)))
         });
 
-        let spis = (32..).zip(&reference.distributor.spis);
-        let spis = spis.map(|(intid, irq)| {
+        let spis = reference.distributor.all().map(|(intid, irq)| {
             let target = reference.find(reference.distributor.router(intid));
             ((None, intid), *irq, target)
         });
@@ -182,8 +181,8 @@ impl Machine {
 
     fn note_messages(&self, operation: &Operation) {
         if let Operation::Write(_, Frame::Distributor, at @ (0x40 | 0x48), 2 | 4, value) = operation
-            && let Some(index) = (value & 0x1fff).checked_sub(32)
-            && let Some(spi) = self.reference.distributor.spis.get(index as usize)
+            && let mut spis = self.reference.distributor.all()
+            && let Some((_, spi)) = spis.find(|(intid, _)| u64::from(*intid) == value & 0x1fff)
         {
             note(match (at, spi.level) {
                 (0x40, false) => "SETSPI of an edge",

@@ -37,6 +37,10 @@ const MEMORY: u32 = 512;
 /// The word of the kernel's command line by which the hypervisor gives its guest a second ITS.
 const SECOND_ITS: &str = "hyp.its=2";
 
+/// Words of the command line that give the guest the extended ranges. QEMU's own CPU interface says
+/// that it has none, and does as any other.
+const EXTENDED: &str = "hyp.espis=992 hyp.eppis=64 hyp.extrange=assume";
+
 /// The word by which a VM with a part of the machine gets an ITS for the largest device.
 const MANY_EVENTS: &str = "hyp.events=65536";
 
@@ -416,6 +420,7 @@ impl Bench<'_> {
             Some(_) => MANY_EVENTS.to_owned(),
             None => SECOND_ITS.to_owned(),
         }];
+        words.push(EXTENDED.to_owned());
         if place == Place::Saved {
             let seed = self.options.seed.unwrap_or_else(seed_by_the_clock);
             console::step(format!("Seed {seed}"));

@@ -12,7 +12,7 @@ use crate::mmio::{read_32, read_64, write_32};
 use crate::{console, psci};
 
 /// Bytes of the longest command line.
-const TEXT: usize = 128;
+const TEXT: usize = 256;
 
 /// Description of the machine.
 #[derive(Debug)]

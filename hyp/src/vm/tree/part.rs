@@ -8,23 +8,17 @@ use core::ops::Range;
 use dtoolkit::ToPropertyValue;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 use vgic::Config;
-use vgic::description::device_tree::{self as description, gic_node};
-use vgic::intid::IntId;
+use vgic::description::device_tree::{self as description, LEVEL_HIGH, gic_node, interrupt};
 
 use crate::cpu::clock;
 use crate::machine::entropy;
 use crate::pci::window::Window;
 use crate::vcpu::interrupts::TIMERS;
-use crate::vm::{console, devices};
+use crate::vm::{Wiring, console, devices};
 
 /// Handles of nodes that others refer to. ITSes have those after the interrupt controller's.
 const CLOCK: u32 = 1;
 const GIC: u32 = 2;
-
-/// Cells of an interrupt specifier: kind, and level-sensitive, active high.
-const PPI: u32 = 1;
-const SPI: u32 = 0;
-const LEVEL_HIGH: u32 = 4;
 
 /// Checks that the node of the timers can have the frequency of so slow a clock, in 32 bits.
 ///
@@ -41,12 +35,13 @@ pub(crate) fn check_slowdown(slowdown: u32) -> Result<(), String> {
     ))
 }
 
-/// Returns the tree of a VM with this interrupt controller and RAM, whose kernel has these
+/// Returns the tree of a VM with this interrupt controller, wiring and RAM, whose kernel has these
 /// arguments and the initial RAM disk at these guest-physical addresses. `slowdown` seconds of the
 /// machine are one to the guest. `windows` are those of the host bridge, if the VM has PCI
 /// functions.
 pub(crate) fn build(
     config: &Config,
+    wiring: &Wiring,
     ram: &Range<usize>,
     initrd: Option<&Range<usize>>,
     arguments: &str,
@@ -76,10 +71,10 @@ pub(crate) fn build(
     add(&mut psci, "method", "hvc");
     root.add_child(psci);
 
-    root.add_child(timer(slowdown));
+    root.add_child(timer(wiring, slowdown));
     root.add_child(written(&gic_node(config, GIC)));
     root.add_child(clock());
-    root.add_child(uart());
+    root.add_child(uart(wiring));
     if let Some(windows) = windows {
         root.add_child(host_bridge(windows));
     }
@@ -126,10 +121,13 @@ fn cpus(config: &Config) -> DeviceTreeNode {
 /// Returns the node of the timers: secure and non-secure physical, virtual, of EL2. A VM has the
 /// second and the third. A guest prefers the node's frequency to that of `CNTFRQ_EL0`: its seconds
 /// are as long as the node says.
-fn timer(slowdown: u32) -> DeviceTreeNode {
+fn timer(wiring: &Wiring, slowdown: u32) -> DeviceTreeNode {
     let [virtual_timer, physical_timer] = TIMERS;
     let all = [29, physical_timer, virtual_timer, 26];
-    let interrupts = all.map(|intid| [PPI, intid - IntId::FIRST_PPI, LEVEL_HIGH]);
+    let interrupts = all.map(|physical| {
+        let ppi = wiring.ppi(physical).expect("the timers have PPIs");
+        interrupt(ppi, LEVEL_HIGH)
+    });
     let mut timer = node("timer");
     add(&mut timer, "compatible", "arm,armv8-timer");
     add(&mut timer, "interrupts", interrupts.concat());
@@ -150,7 +148,7 @@ fn clock() -> DeviceTreeNode {
     clock
 }
 
-fn uart() -> DeviceTreeNode {
+fn uart(wiring: &Wiring) -> DeviceTreeNode {
     let mut uart = node(format!("pl011@{:x}", console::BASE));
     let registers = console::BASE as usize..(console::BASE + console::SIZE) as usize;
     add(
@@ -159,8 +157,8 @@ fn uart() -> DeviceTreeNode {
         Vec::from(["arm,pl011", "arm,primecell"]),
     );
     add(&mut uart, "reg", reg(&registers));
-    let number = console::SPI - IntId::FIRST_SPI;
-    add(&mut uart, "interrupts", [SPI, number, LEVEL_HIGH]);
+    let cells = interrupt(wiring.console, LEVEL_HIGH);
+    add(&mut uart, "interrupts", cells);
     add(&mut uart, "clocks", [CLOCK, CLOCK]);
     add(&mut uart, "clock-names", Vec::from(["uartclk", "apb_pclk"]));
     uart

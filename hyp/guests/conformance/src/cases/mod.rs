@@ -1,5 +1,6 @@
 //! The cases, a file for each topic.
 
+mod extended;
 mod features;
 mod ident;
 mod interface;
@@ -35,6 +36,8 @@ pub(crate) const ALL: &[&[Case]] = &[
     sgi::CASES,
     spi::CASES,
     routing::CASES,
+    extended::REGISTERS,
+    extended::CASES,
     timer::VIRTUAL,
     timer::PHYSICAL,
     timer::CASES,

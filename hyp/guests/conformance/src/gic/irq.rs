@@ -1,6 +1,7 @@
-//! One interrupt, by its registers: SGIs and PPIs in a redistributor, SPIs in the distributor.
+//! One interrupt, by its registers: SGIs and PPIs in a redistributor, SPIs in the distributor, each
+//! with the extended ones.
 
-use super::{bank, gicd};
+use super::{bank, extended, gicd};
 use crate::cpu::spin_until;
 use crate::machine::Machine;
 use crate::mmio::{read_8, read_32, write_8, write_32, write_64};
@@ -18,6 +19,10 @@ pub(crate) struct Irq<'a> {
     pub(crate) intid: u32,
     /// Frame with the interrupt's registers.
     base: usize,
+    /// Number of the interrupt in its registers, the INTID unless it is an extended one.
+    number: usize,
+    /// True for an extended SPI, whose registers are blocks of their own.
+    is_extended_spi: bool,
 }
 
 impl Machine {
@@ -28,7 +33,37 @@ impl Machine {
             cpu: Some(cpu),
             intid,
             base: self.sgi_base(cpu, 0),
+            number: intid as usize,
+            is_extended_spi: false,
         }
+    }
+
+    /// Returns the `number`th extended PPI of a CPU, unchanged. The next reset resets them all.
+    pub(crate) fn extended_ppi(&self, cpu: usize, number: u32) -> Irq<'_> {
+        super::reset::extended_is_used();
+        let intid = super::FIRST_EXTENDED_PPI + number;
+        Irq {
+            // The registers follow those of SGIs and PPIs.
+            number: 32 + number as usize,
+            ..self.private(cpu, intid)
+        }
+    }
+
+    /// Returns the `number`th extended SPI, unchanged. The next reset resets them all.
+    pub(crate) fn extended_spi(&self, number: u32) -> Irq<'_> {
+        super::reset::extended_is_used();
+        Irq {
+            number: number as usize,
+            is_extended_spi: true,
+            ..self.shared(super::FIRST_EXTENDED_SPI + number)
+        }
+    }
+
+    /// Returns the `number`th extended SPI, edge-triggered, enabled, routed to CPU 0.
+    pub(crate) fn extended_edge(&self, number: u32) -> Irq<'_> {
+        let irq = self.extended_spi(number);
+        irq.set_edge(true);
+        irq.enabled()
     }
 
     /// Returns an SPI, unchanged.
@@ -38,6 +73,8 @@ impl Machine {
             cpu: None,
             intid,
             base: self.gicd,
+            number: intid as usize,
+            is_extended_spi: false,
         }
     }
 
@@ -60,16 +97,27 @@ impl Machine {
 }
 
 impl Irq<'_> {
+    /// Returns the address of a block of registers, named by that of SPIs.
+    fn block(&self, register: usize) -> usize {
+        let offset = match register {
+            register if !self.is_extended_spi => register,
+            bank::IPRIORITYR => extended::IPRIORITYR,
+            bank::ICFGR => extended::ICFGR,
+            bits => extended::IGROUPR + (bits - bank::IGROUPR) * 4,
+        };
+        self.base + offset
+    }
+
     fn word(&self, register: usize) -> usize {
-        self.base + register + self.intid as usize / 32 * 4
+        self.block(register) + self.number / 32 * 4
     }
 
     fn write(&self, register: usize) {
-        write_32(self.word(register), 1 << (self.intid % 32));
+        write_32(self.word(register), 1 << (self.number % 32));
     }
 
     fn read(&self, register: usize) -> bool {
-        read_32(self.word(register)) >> (self.intid % 32) & 1 != 0
+        read_32(self.word(register)) >> (self.number % 32) & 1 != 0
     }
 
     /// Waits until the last write has taken effect. Returns false on a timeout.
@@ -131,7 +179,7 @@ impl Irq<'_> {
     }
 
     pub(crate) fn set_priority(&self, priority: u8) {
-        write_8(self.base + bank::IPRIORITYR + self.intid as usize, priority);
+        write_8(self.block(bank::IPRIORITYR) + self.number, priority);
     }
 
     /// Sets the priority, and returns the interrupt.
@@ -141,27 +189,27 @@ impl Irq<'_> {
     }
 
     pub(crate) fn priority(&self) -> u8 {
-        read_8(self.base + bank::IPRIORITYR + self.intid as usize)
+        read_8(self.block(bank::IPRIORITYR) + self.number)
     }
 
     /// Puts the interrupt into Group 0 or 1.
     pub(crate) fn set_group(&self, group: u32) {
-        let (word, bit) = (self.word(bank::IGROUPR), 1 << (self.intid % 32));
+        let (word, bit) = (self.word(bank::IGROUPR), 1 << (self.number % 32));
         let old = read_32(word);
         write_32(word, if group == 0 { old & !bit } else { old | bit });
     }
 
     /// Makes the interrupt edge-triggered or level-sensitive.
     pub(crate) fn set_edge(&self, edge: bool) {
-        let word = self.base + bank::ICFGR + self.intid as usize / 16 * 4;
-        let bit = 2 << (self.intid % 16 * 2);
+        let word = self.block(bank::ICFGR) + self.number / 16 * 4;
+        let bit = 2 << (self.number % 16 * 2);
         let old = read_32(word);
         write_32(word, if edge { old | bit } else { old & !bit });
     }
 
     pub(crate) fn is_edge(&self) -> bool {
-        let word = read_32(self.base + bank::ICFGR + self.intid as usize / 16 * 4);
-        word >> (self.intid % 16 * 2 + 1) & 1 != 0
+        let word = read_32(self.block(bank::ICFGR) + self.number / 16 * 4);
+        word >> (self.number % 16 * 2 + 1) & 1 != 0
     }
 
     /// Routes an SPI to a CPU.
@@ -169,9 +217,13 @@ impl Irq<'_> {
         self.route_to(self.machine.affinity(cpu));
     }
 
-    /// Writes an SPI's `GICD_IROUTER<n>`.
+    /// Writes an SPI's `GICD_IROUTER<n>`, or `GICD_IROUTER<n>E`.
     pub(crate) fn route_to(&self, value: u64) {
-        let register = gicd::IROUTER + self.intid as usize * 8;
-        write_64(self.machine.gicd(register), value);
+        let block = if self.is_extended_spi {
+            extended::IROUTER
+        } else {
+            gicd::IROUTER
+        };
+        write_64(self.machine.gicd(block + self.number * 8), value);
     }
 }

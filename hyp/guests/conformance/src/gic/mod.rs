@@ -52,6 +52,20 @@ pub(crate) mod bank {
     pub(crate) const ICFGR: usize = 0xc00;
 }
 
+/// Offsets in `GICD` of the registers of extended SPIs (12.9). Those with a bit for each interrupt
+/// have the order of [`bank`], and 0x200 bytes each.
+pub(crate) mod extended {
+    pub(crate) const IGROUPR: usize = 0x1000;
+    pub(crate) const BITS_END: usize = 0x1e00;
+    pub(crate) const IPRIORITYR: usize = 0x2000;
+    pub(crate) const ICFGR: usize = 0x3000;
+    pub(crate) const IROUTER: usize = 0x8000;
+}
+
+/// INTIDs of the first extended PPI and the first extended SPI (2.2).
+pub(crate) const FIRST_EXTENDED_PPI: u32 = 1056;
+pub(crate) const FIRST_EXTENDED_SPI: u32 = 4096;
+
 /// `RWP` of `GICD_CTLR`.
 const GICD_RWP: u32 = 1 << 31;
 /// `RWP` of `GICR_CTLR`.
@@ -105,6 +119,20 @@ impl Machine {
     pub(crate) fn enable_groups(&self, groups: u32) {
         write_32(self.gicd(gicd::CTLR), ARE | groups);
         self.wait_rwp();
+    }
+
+    /// Returns the number of extended SPIs: `GICD_TYPER.ESPI` and `ESPI_range`.
+    pub(crate) fn extended_spis(&self) -> u32 {
+        let typer = read_32(self.gicd(gicd::TYPER));
+        match typer >> 8 & 1 {
+            0 => 0,
+            _ => 32 * ((typer >> 27) + 1),
+        }
+    }
+
+    /// Returns the number of extended PPIs of each CPU: `GICR_TYPER.PPInum`.
+    pub(crate) fn extended_ppis(&self) -> u32 {
+        32 * (read_32(self.gicr(0, gicr::TYPER)) >> 27)
     }
 
     /// Returns the number of the distributor's INTIDs, SGIs and PPIs included.

@@ -3,7 +3,10 @@
 //! Interrupts are disabled, inactive, not pending, in Group 1, of priority 0xa0, level-sensitive,
 //! and routed to CPU 0. LPIs are off. Every CPU that is on takes Group 1 of every priority.
 
-use super::{FREE_SPI, FREE_SPI_END, GROUP_1, bank, gicd, gicr, interface, its};
+use core::sync::atomic::AtomicBool;
+use core::sync::atomic::Ordering::Relaxed;
+
+use super::{FREE_SPI, FREE_SPI_END, GROUP_1, bank, extended, gicd, gicr, interface, its};
 use crate::cpu::Timer;
 use crate::cpus;
 use crate::harness::Outcome;
@@ -16,6 +19,14 @@ const PRIORITIES: u32 = 0xa0a0_a0a0;
 /// `GICR_WAKER.ChildrenAsleep`.
 const ASLEEP: u32 = 1 << 2;
 
+/// Interrupts of the extended ranges have been used since they were reset.
+static EXTENDED: AtomicBool = AtomicBool::new(true);
+
+/// Notes that a case uses an interrupt of the extended ranges: few do, and there are many.
+pub(crate) fn extended_is_used() {
+    EXTENDED.store(true, Relaxed);
+}
+
 /// Brings the GIC into the initial state. All CPUs that are on share the work.
 pub(crate) fn reset(machine: &Machine) -> Outcome {
     its::turn_off(machine);
@@ -25,9 +36,15 @@ pub(crate) fn reset(machine: &Machine) -> Outcome {
     machine.enable_groups(0);
 
     let words = machine.lines().div_ceil(32);
+    let (extended_words, extended_ppis) = match EXTENDED.swap(false, Relaxed) {
+        true => (machine.extended_spis() / 32, machine.extended_ppis()),
+        false => (0, 0),
+    };
     cpus::on_all(|_| {
         cpus::shared_out(1..words).for_each(|word| reset_shared(machine, word));
+        cpus::shared_out(0..extended_words).for_each(|word| reset_extended(machine, word));
         for cpu in cpus::shared_out(0..machine.cpus) {
+            reset_extended_private(machine, cpu, extended_ppis);
             if machine.gits.is_some() {
                 its::disable_lpis(machine, cpu);
             }
@@ -62,6 +79,46 @@ fn reset_shared(machine: &Machine, word: u32) {
     for intid in free {
         let register = gicd::IROUTER + intid as usize * 8;
         write_64(machine.gicd(register), machine.affinity(0));
+    }
+}
+
+/// Brings 32 extended SPIs into the initial state.
+fn reset_extended(machine: &Machine, word: u32) {
+    let bits = |bank: usize| extended::IGROUPR + (bank - bank::IGROUPR) * 4;
+    let register = |bank| machine.gicd(bits(bank) + 4 * word as usize);
+    for bank in [bank::ICENABLER, bank::ICPENDR, bank::ICACTIVER] {
+        write_32(register(bank), u32::MAX);
+    }
+    write_32(register(bank::IGROUPR), u32::MAX);
+    for number in (32 * word as usize..).take(32) {
+        if number % 4 == 0 {
+            write_32(machine.gicd(extended::IPRIORITYR + number), PRIORITIES);
+        }
+        if number % 16 == 0 {
+            write_32(machine.gicd(extended::ICFGR + number / 4), 0);
+        }
+        let register = machine.gicd(extended::IROUTER + number * 8);
+        write_64(register, machine.affinity(0));
+    }
+}
+
+/// Brings so many extended PPIs of a CPU into the initial state.
+fn reset_extended_private(machine: &Machine, cpu: usize, count: u32) {
+    // The registers follow those of SGIs and PPIs.
+    for number in (32..).take(count as usize) {
+        let register = |bank| machine.sgi_base(cpu, bank);
+        if number % 32 == 0 {
+            for bank in [bank::ICENABLER, bank::ICPENDR, bank::ICACTIVER] {
+                write_32(register(bank + number / 8), u32::MAX);
+            }
+            write_32(register(bank::IGROUPR + number / 8), u32::MAX);
+        }
+        if number % 16 == 0 {
+            write_32(register(bank::ICFGR + number / 4), 0);
+        }
+        if number % 4 == 0 {
+            write_32(register(bank::IPRIORITYR + number), PRIORITIES);
+        }
     }
 }
 
