@@ -297,6 +297,8 @@ pub enum RestoreError {
     ExtendedPpis(usize, usize),
     /// The number of vCPUs, and of those that the VM has had so far, which is another.
     Vcpus(usize, usize),
+    /// The number of vCPUs with sources of SGIs, and of those of the VM's GICv2, which is another.
+    SgiSources(usize, usize),
     /// A vCPU with another affinity than the VM's, removed on one side, or on although removed.
     Affinity(VcpuId),
     /// The number of ITSes, and the VM's, which is another.
@@ -329,6 +331,10 @@ impl core::fmt::Display for RestoreError {
                 write!(f, "the state has {state} extended PPIs, the VM {vm}")
             }
             Self::Vcpus(state, vm) => write!(f, "the state has {state} vCPUs, the VM {vm}"),
+            Self::SgiSources(state, vm) => write!(
+                f,
+                "the state has sources of SGIs for {state} vCPUs, the VM for {vm}"
+            ),
             Self::Affinity(vcpu) => {
                 write!(f, "vCPU {} has another affinity in the VM", vcpu.index())
             }

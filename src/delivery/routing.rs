@@ -59,6 +59,23 @@ pub(crate) fn write_targets<H: Host>(
     route(vm, pin, irq, target.filter(|_| targets != 0));
 }
 
+/// Restores the router of `irq` from its saved value, and routes the SPI.
+pub(crate) fn restore<H: Host>(
+    vm: &Vm<H>,
+    pin: &CpuPin<'_>,
+    irq: &Irq,
+    router: &AtomicU64,
+    saved: u64,
+) {
+    match vm.config.vcpus.len() {
+        _ if vm.gicv2.is_none() => {
+            write_router(vm, pin, irq, router, Affinity::from_mpidr(saved));
+        }
+        1 => route(vm, pin, irq, VcpuId::new(0)),
+        _ => write_targets(vm, pin, irq, router, saved as u8),
+    }
+}
+
 /// Routes an SPI, and informs the embedder of a change of the target.
 pub(crate) fn route<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, target: Option<VcpuId>) {
     let changed = retarget(vm, pin, irq, target);

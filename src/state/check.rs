@@ -9,6 +9,7 @@ use crate::error::RestoreError;
 use crate::host::Host;
 use crate::intid::{Affinity, IntId, ItsId, VcpuId};
 use crate::mmio::gicr::{PENDBASER_MASK, PROPBASER_MASK};
+use crate::mmio::gicv2;
 use crate::state::{
     DeviceState, EXTENDED_VERSION, InterruptState, ItsState, LpiState, SpiState, VERSION,
     VcpuState, VmState, flags, version_of,
@@ -82,6 +83,12 @@ pub(super) fn check<'a, H: Host>(
         extended.ppis.len(),
         extended_ppis,
     )?;
+    let sgi_sources = vm.gicv2.as_ref().map_or(0, |_| vm.vcpu_count());
+    equal(
+        RestoreError::SgiSources,
+        extended.sgi_sources.len(),
+        sgi_sources,
+    )?;
     // The numbers are the VM's by now: its version is the one whose form has them.
     if state.version != version_of(&vm.config) {
         return Err(RestoreError::Version(state.version));
@@ -101,6 +108,15 @@ pub(super) fn check<'a, H: Host>(
         (IntId::FIRST_EXTENDED_PPI..)
             .zip(ppis)
             .try_for_each(|(intid, ppi)| interrupt(intid, *ppi, OF_PPI))?;
+    }
+
+    if vm.gicv2.is_some() {
+        let sources = state.vcpus.iter().zip(&extended.sgi_sources);
+        for (vcpu, sources) in sources {
+            register("GICR_WAKER", !vcpu.processor_sleep)?;
+            register("GICR_CTLR", !vcpu.enable_lpis)?;
+            check_sgis(vm, vcpu, sources)?;
+        }
     }
 
     let has_vcpu = |index: u16| vm.vcpu(VcpuId(index)).is_some();
@@ -147,8 +163,25 @@ fn check_spi<H: Host>(vm: &Vm<H>, intid: u32, spi: &SpiState) -> Result<(), Rest
     if !is_taken_rightly(vm, spi.interrupt, spi.active_on) {
         return Err(RestoreError::Interrupt(intid));
     }
+    if vm.gicv2.is_some() {
+        let targets = u64::from(gicv2::targets(&vm.config));
+        return register("GICD_ITARGETSR<n>", spi.router & !targets == 0);
+    }
     let affinity = Affinity::from_mpidr(spi.router);
     register("GICD_IROUTER<n>", affinity.mpidr() == spi.router)
+}
+
+/// Checks that the SGIs of a GICv2 are enabled, and pending exactly with a source, which is a vCPU
+/// of the VM.
+fn check_sgis<H: Host>(vm: &Vm<H>, vcpu: &VcpuState, sources: &[u8]) -> Result<(), RestoreError> {
+    for (intid, (sgi, sources)) in (0..).zip(vcpu.private.iter().zip(sources)) {
+        let known = sources & !gicv2::cpus(&vm.config) == 0;
+        let pending = sgi.has(flags::LATCH) == (*sources != 0);
+        if !known || !pending || !sgi.has(flags::ENABLED) {
+            return Err(RestoreError::Interrupt(intid));
+        }
+    }
+    Ok(())
 }
 
 /// Returns true if an interrupt is active wherever a vCPU has taken it.

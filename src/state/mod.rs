@@ -77,11 +77,11 @@
 //!
 //! | version | VM | form |
 //! |---|---|---|
-//! | [`VERSION`] | without extended interrupts | every field but [`VmState::extended`] |
-//! | [`EXTENDED_VERSION`] | with extended SPIs or extended PPIs | every field |
+//! | [`VERSION`] | any but those below | every field but [`VmState::extended`] |
+//! | [`EXTENDED_VERSION`] | with extended SPIs, extended PPIs or a GICv2 | every field |
 //!
-//! A VM without extended interrupts has the form that it had before there were any, and goes to and
-//! from a library that has none. That library refuses the version of the others. [`Vgic::restore`]
+//! A VM of [`VERSION`] has the form that it had before there were others, and goes to and from a
+//! library that knows none. That library refuses the version of the others. [`Vgic::restore`]
 //! takes no other version ([`RestoreError::Version`](crate::RestoreError::Version)), and of those
 //! the one of the VM. `tests/states` keeps a state of every version, and `tests/state.rs` restores
 //! all of them.
@@ -109,15 +109,15 @@ use alloc::vec::Vec;
 use crate::config::Config;
 use crate::intid::{Affinity, IntId};
 
-/// Version of the state of a VM without extended interrupts.
+/// Version of the state of a VM without extended interrupts, and with a GICv3.
 pub const VERSION: u16 = 1;
 
-/// Version of the state of a VM with extended SPIs or extended PPIs.
+/// Version of the state of a VM with extended SPIs, extended PPIs or a GICv2.
 pub const EXTENDED_VERSION: u16 = 2;
 
 /// Returns the version of the state of a VM with a configuration.
 pub(crate) const fn version_of(config: &Config) -> u16 {
-    if config.has_extended_range() {
+    if config.has_extended_range() || config.gicv2.is_some() {
         EXTENDED_VERSION
     } else {
         VERSION
@@ -147,7 +147,7 @@ pub mod flags {
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct VmState {
-    /// [`VERSION`], or [`EXTENDED_VERSION`] with extended interrupts.
+    /// [`VERSION`], or [`EXTENDED_VERSION`] with extended interrupts or a GICv2.
     pub version: u16,
     /// `GICD_CTLR.EnableGrp0` in bit 0, `EnableGrp1` in bit 1.
     pub group_enables: u32,
@@ -161,8 +161,8 @@ pub struct VmState {
     pub lpis: Vec<LpiState>,
     /// Every ITS, by number.
     pub its: Vec<ItsState>,
-    /// Extended SPIs and extended PPIs. In version [`VERSION`] there are none, and the form of
-    /// `serde` does not have the field.
+    /// Extended SPIs and extended PPIs, and the sources of SGIs of a GICv2. In version [`VERSION`]
+    /// there are none, and the form of `serde` does not have the field.
     #[cfg_attr(
         feature = "serde",
         serde(skip_serializing_if = "ExtendedState::is_empty")
@@ -170,7 +170,7 @@ pub struct VmState {
     pub extended: ExtendedState,
 }
 
-/// The state of the interrupts in the extended ranges of GICv3.1.
+/// The state of the interrupts in the extended ranges of GICv3.1, and what only a GICv2 has.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct ExtendedState {
@@ -179,13 +179,16 @@ pub struct ExtendedState {
     /// The extended PPIs of every vCPU that the VM has had, from INTID 1056 on: all of vCPU 0, then
     /// all of vCPU 1, and so on.
     pub ppis: Vec<InterruptState>,
+    /// For each vCPU of a GICv2, by SGI: the vCPUs, a bit each, that the SGI is pending from
+    /// (`GICD_SPENDSGIR<n>`).
+    pub sgi_sources: Vec<[u8; IntId::FIRST_PPI as usize]>,
 }
 
 impl ExtendedState {
-    /// Returns true without extended interrupts.
+    /// Returns true without extended interrupts and without a GICv2.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.spis.is_empty() && self.ppis.is_empty()
+        self.spis.is_empty() && self.ppis.is_empty() && self.sgi_sources.is_empty()
     }
 
     /// Returns the states of the extended PPIs of a vCPU by index, of a VM with `ppis` of them in
@@ -214,7 +217,7 @@ pub struct InterruptState {
 pub struct SpiState {
     /// The interrupt.
     pub interrupt: InterruptState,
-    /// `GICD_IROUTER<n>`.
+    /// `GICD_IROUTER<n>`; the SPI's byte of `GICD_ITARGETSR<n>` with a GICv2.
     pub router: u64,
     /// Index of the vCPU with the active interrupt: the one that has taken it, or that the
     /// interrupt was routed to when a register made it active. The interrupt may be routed
@@ -230,7 +233,7 @@ pub struct VcpuState {
     pub affinity: Option<u64>,
     /// True if the vCPU is powered on.
     pub is_on: bool,
-    /// `GICR_WAKER.ProcessorSleep`.
+    /// `GICR_WAKER.ProcessorSleep`; false with a GICv2.
     pub processor_sleep: bool,
     /// `GICR_CTLR.EnableLPIs`.
     pub enable_lpis: bool,
@@ -238,7 +241,8 @@ pub struct VcpuState {
     pub pendbaser: u64,
     /// SGIs and PPIs, by INTID.
     pub private: [InterruptState; IntId::PRIVATE as usize],
-    /// `ICH_VMCR_EL2`: priority mask, binary points, group enables and `ICC_CTLR_EL1`.
+    /// `ICH_VMCR_EL2`: priority mask, binary points, group enables and `ICC_CTLR_EL1`, or
+    /// `GICC_CTLR`.
     pub vmcr: u64,
     /// `ICH_AP0R<n>_EL2` and `ICH_AP1R<n>_EL2`: the active priorities.
     pub active_priorities: [[u32; 4]; 2],

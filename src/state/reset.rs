@@ -8,6 +8,7 @@ use crate::intid::{Affinity, IntId};
 use crate::state::{
     ExtendedState, InterruptState, ItsState, SpiState, VcpuState, VmState, flags, version_of,
 };
+use crate::vm::gicv2::SGIS;
 use crate::vm::its::baser::{Baser, TableType};
 
 /// An SPI or PPI.
@@ -20,10 +21,10 @@ impl VmState {
     /// Returns the state of a VM that has just been made from a configuration.
     #[must_use]
     pub fn after_reset(config: &Config) -> Self {
-        let first = config.vcpus.first().copied();
+        let first = config.vcpus.first().filter(|_| config.gicv2.is_none());
         let spi = SpiState {
             interrupt: LEVEL,
-            router: first.map_or(0, Affinity::mpidr),
+            router: first.map_or(0, |first| first.mpidr()),
             active_on: None,
         };
         Self {
@@ -33,6 +34,10 @@ impl VmState {
             spis: alloc::vec![spi; config.spis as usize],
             vcpus: (config.vcpus.iter().enumerate())
                 .map(|(index, affinity)| VcpuState::after_reset(*affinity, index == 0))
+                .map(|vcpu| match config.gicv2 {
+                    None => vcpu,
+                    Some(_) => vcpu.of_gicv2(),
+                })
                 .collect(),
             lpis: Vec::new(),
             its: config.its.iter().map(|_| ItsState::after_reset()).collect(),
@@ -42,6 +47,10 @@ impl VmState {
                     LEVEL;
                     config.vcpus.len().saturating_mul(config.extended_ppis as usize)
                 ],
+                sgi_sources: match config.gicv2 {
+                    None => Vec::new(),
+                    Some(_) => alloc::vec![[0; SGIS]; config.vcpus.len()],
+                },
             },
         }
     }
@@ -65,6 +74,19 @@ impl VcpuState {
             vmcr: vmcr::reset(5),
             active_priorities: [[0; 4]; 2],
         }
+    }
+}
+
+impl VcpuState {
+    /// Returns the state of a vCPU after reset with a GICv2: SGIs are always enabled, and Group 0
+    /// is signalled as IRQ.
+    fn of_gicv2(mut self) -> Self {
+        for sgi in self.private.iter_mut().take(SGIS) {
+            sgi.flags |= flags::ENABLED;
+        }
+        self.processor_sleep = false;
+        self.vmcr &= !vmcr::VFIQEN;
+        self
     }
 }
 

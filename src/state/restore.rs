@@ -7,7 +7,7 @@ use crate::delivery::{change, lpi_lifetime, routing};
 use crate::epoch::CpuPin;
 use crate::error::RestoreError;
 use crate::host::Host;
-use crate::intid::{Affinity, DeviceId, EventId, IntId, VcpuId};
+use crate::intid::{DeviceId, EventId, IntId, VcpuId};
 use crate::its;
 use crate::its::execute::Execution;
 use crate::reset;
@@ -67,14 +67,13 @@ fn apply<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, state: &VmState, mut lpis: Mappi
     let _ = vm.distributor.control.write(state.group_enables);
     let saved = state.spis.iter().chain(&state.extended.spis);
     for ((irq, router), saved) in vm.distributor.all_routed().zip(saved) {
-        let affinity = Affinity::from_mpidr(saved.router);
         if let Some(taker) = saved.active_on {
             // Active where it was taken; a new route leaves it there.
             routing::route(vm, pin, irq, Some(VcpuId(taker)));
             set(vm, pin, irq, saved.interrupt);
-            routing::write_router(vm, pin, irq, router, affinity);
+            routing::restore(vm, pin, irq, router, saved.router);
         } else {
-            routing::write_router(vm, pin, irq, router, affinity);
+            routing::restore(vm, pin, irq, router, saved.router);
             set(vm, pin, irq, saved.interrupt);
         }
     }
@@ -84,6 +83,17 @@ fn apply<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, state: &VmState, mut lpis: Mappi
             let ppis = (state.extended).ppis_of(vcpu.id.index(), vm.config.extended_ppis);
             for (irq, saved) in vcpu.extended_ppis().iter().zip(ppis) {
                 set(vm, pin, irq, *saved);
+            }
+        }
+    }
+
+    if let Some(gicv2) = &vm.gicv2 {
+        let interfaces = gicv2.interfaces(vm.vcpu_count());
+        let saved = state.vcpus.iter().zip(&state.extended.sgi_sources);
+        for (interface, (vcpu, sources)) in interfaces.zip(saved) {
+            interface.set_control(vcpu.vmcr as u32);
+            for (sgi, sources) in sources.iter().enumerate() {
+                interface.add(sgi, *sources);
             }
         }
     }

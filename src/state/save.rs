@@ -20,6 +20,7 @@ use crate::sync::Ordering::Relaxed;
 use crate::teardown::{claim, release};
 use crate::vm::Vm;
 use crate::vm::distributor::NO_ACTIVE_SGIS;
+use crate::vm::gicv2::{Interface, SGIS};
 use crate::vm::irq::{ACTIVE, ENABLED, GROUP1, Irq, LEVEL, LINE, MESSAGE, PENDING, State};
 use crate::vm::its::Its;
 use crate::vm::its::baser::TableType;
@@ -112,6 +113,10 @@ pub(super) fn read<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, take: impl Fn(&Irq) ->
                 .flat_map(Vcpu::extended_ppis)
                 .map(|irq| interrupt(take(irq)))
                 .collect(),
+            sgi_sources: (vm.gicv2.iter())
+                .flat_map(|gicv2| gicv2.interfaces(vm.vcpu_count()))
+                .map(Interface::all_sources)
+                .collect(),
         },
         lpis: lpis(vm, pin, take),
         its: vm.its.iter().map(|its| self::its(pin, its)).collect(),
@@ -175,7 +180,15 @@ fn vcpu<H: Host>(
     }
 
     // SAFETY: no CPU has the vCPU: it is claimed, or absent under the claim of the others.
-    let (vmcr, active_priorities) = unsafe { vcpu.saved_interface() };
+    let (mut vmcr, active_priorities) = unsafe { vcpu.saved_interface() };
+    if let Some(interface) = vm.gicv2.as_ref().and_then(|v2| v2.interface(vcpu.id)) {
+        vmcr = interface.with_control(vmcr);
+        for (sgi, saved) in private.iter_mut().take(SGIS).enumerate() {
+            // A sender may have added its source, and not raised the SGI yet.
+            let pending = interface.sources(sgi) != 0;
+            saved.flags = saved.flags & !flags::LATCH | if pending { flags::LATCH } else { 0 };
+        }
+    }
     VcpuState {
         affinity: vm.affinity(pin, vcpu.id).map(|affinity| affinity.mpidr()),
         is_on: vcpu.residency.get().is_on(),

@@ -93,7 +93,6 @@ impl Distributor {
     /// Makes the distributor of a VM with `config` after reset, with the router `first` of every
     /// SPI: each is routed to vCPU 0, or to none without a value.
     pub(crate) fn new(config: &Config, first: Option<u64>) -> Self {
-
         Self {
             control: Control::default(),
             notifications: Slices::new(),

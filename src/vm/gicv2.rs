@@ -34,7 +34,7 @@ pub(crate) const CTLR_ACK_CTL: u32 = 1 << 2;
 pub(crate) const CTLR_FIQ_EN: u32 = 1 << 3;
 
 /// Number of SGIs.
-const SGIS: usize = IntId::FIRST_PPI as usize;
+pub(crate) const SGIS: usize = IntId::FIRST_PPI as usize;
 
 /// State of a VM's GICv2.
 pub(crate) struct Gicv2([Interface; MAX_GICV2_VCPUS]);
@@ -59,6 +59,11 @@ impl Gicv2 {
     /// Returns the interface of a vCPU.
     pub(crate) fn interface(&self, vcpu: VcpuId) -> Option<&Interface> {
         self.0.get(vcpu.index())
+    }
+
+    /// Returns the interfaces of the first `count` vCPUs.
+    pub(crate) fn interfaces(&self, count: usize) -> impl Iterator<Item = &Interface> {
+        self.0.iter().take(count)
     }
 
     /// Resets all interfaces, and takes the sources of all SGIs away. The vCPUs are claimed.
@@ -94,6 +99,16 @@ impl Interface {
         // Relaxed: only the vCPU's own CPU reads it.
         self.control
             .store(control & (CTLR_ACK_CTL | CTLR_FIQ_EN), Relaxed);
+    }
+
+    /// Returns `ICH_VMCR_EL2` with AckCtl and FIQEn, which the hardware does not keep.
+    pub(crate) fn with_control(&self, vmcr: u64) -> u64 {
+        vmcr & !u64::from(CTLR_ACK_CTL | CTLR_FIQ_EN) | u64::from(self.control())
+    }
+
+    /// Returns the sources of every SGI.
+    pub(crate) fn all_sources(&self) -> [u8; SGIS] {
+        core::array::from_fn(|sgi| self.sources(sgi))
     }
 
     /// Returns the vCPUs, a bit each, that SGI `sgi` is pending from.

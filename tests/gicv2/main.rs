@@ -11,7 +11,8 @@ use common::{Call, GICD, Machine, affinity, vcpu};
 use vgic::config::V2mConfig;
 use vgic::intid::IntId;
 use vgic::mmio::{MmioOutcome, Width};
-use vgic::{Blocked, Config, ConfigError, PhysicalInterrupt, VirtualLines};
+use vgic::state::{EXTENDED_VERSION, VmState};
+use vgic::{Blocked, Config, ConfigError, PhysicalInterrupt, RestoreError, VirtualLines};
 
 const GICC: u64 = 0x0801_0000;
 const V2M: u64 = 0x0802_0000;
@@ -339,6 +340,75 @@ fn a_reset_makes_the_vm_as_new() {
     guest.write(0, CTLR, 1);
     guest.write(0, PMR, 0xf0);
     assert_eq!(guest.read(0, IAR), 1023, "no target");
+    guest.finish();
+}
+
+#[test]
+fn a_state_is_of_a_gicv2() {
+    let guest = Guest::new(2);
+    guest.edge_spi(40, 1);
+    guest.write(0, SGIR, 1 << 24 | 3);
+    guest.write(1, CTLR, 0xd);
+    let state = guest.0.save();
+    assert_eq!(state.version, EXTENDED_VERSION);
+    assert_eq!(state.spis[8].router, 0b10);
+    assert_eq!(state.extended.sgi_sources[1][3], 0b01);
+    assert_eq!(state.vcpus[1].vmcr & 0xf, 0xd);
+
+    let target = Machine::from_config(config(2));
+    assert_eq!(VmState::after_reset(&config(2)).vcpus, {
+        target.power_off(1);
+        target.save().vcpus
+    });
+    let wrong: [(fn(&mut VmState), RestoreError); 8] = [
+        (|s| s.version = 1, RestoreError::Version(1)),
+        (
+            |s| s.extended.sgi_sources.truncate(1),
+            RestoreError::SgiSources(1, 2),
+        ),
+        (
+            |s| s.extended.sgi_sources[1][3] = 0b100,
+            RestoreError::Interrupt(3),
+        ),
+        (
+            |s| s.extended.sgi_sources[0][5] = 1,
+            RestoreError::Interrupt(5),
+        ),
+        (
+            |s| s.vcpus[0].private[6].flags = 0,
+            RestoreError::Interrupt(6),
+        ),
+        (
+            |s| s.spis[9].router = 0b100,
+            RestoreError::Register("GICD_ITARGETSR<n>"),
+        ),
+        (
+            |s| s.vcpus[1].processor_sleep = true,
+            RestoreError::Register("GICR_WAKER"),
+        ),
+        (
+            |s| s.vcpus[1].enable_lpis = true,
+            RestoreError::Register("GICR_CTLR"),
+        ),
+    ];
+    for (change, error) in wrong {
+        let mut state = state.clone();
+        change(&mut state);
+        assert_eq!(target.restore(&state), Err(error));
+    }
+    let gicv3 = Machine::from_config(Config::new((0..2).map(affinity).collect()));
+    assert_eq!(gicv3.restore(&state), Err(RestoreError::SgiSources(2, 0)));
+    gicv3.finish();
+
+    target.restore(&state).unwrap();
+    let target = Guest(target);
+    (0..2).for_each(|n| target.0.enter(n));
+    assert_eq!(target.read(1, CTLR), 0xd);
+    assert_eq!(target.read(1, IAR), 3);
+    target.write(1, EOIR, 3);
+    target.0.inject_spi(40);
+    assert_eq!(target.read(1, IAR), 40);
+    target.finish();
     guest.finish();
 }
 

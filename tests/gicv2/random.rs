@@ -39,6 +39,8 @@ enum Step {
     Highest(bool),
     States,
     Put,
+    /// The VM is saved, and a new one takes the state.
+    Save,
 }
 
 /// Interrupts that steps are about: few of each kind.
@@ -71,6 +73,7 @@ fn steps() -> impl Strategy<Value = Vec<(usize, Step)>> {
         3 => any::<bool>().prop_map(Step::Highest),
         2 => Just(Step::States),
         1 => Just(Step::Put),
+        1 => Just(Step::Save),
     ];
     prop::collection::vec((0..CPUS, step), 1..120)
 }
@@ -253,7 +256,18 @@ impl Pair {
                 guest.0.vm.vcpu_put(&cpu.pin(), vcpu(n)).unwrap();
                 guest.0.enter(n);
             }
+            Step::Save => self.save(),
         }
+    }
+
+    /// Saves the VM, and gives a new one the state.
+    fn save(&mut self) {
+        let state = self.guest.0.save();
+        let target = crate::Machine::from_config(config(CPUS));
+        target.restore(&state).unwrap();
+        assert!(target.save() == state);
+        (0..CPUS).for_each(|n| target.enter(n));
+        std::mem::replace(&mut self.guest, Guest(target)).finish();
     }
 
     /// Exits and enters on every CPU.

@@ -17,7 +17,7 @@ use crate::vm::vcpu::Vcpu;
 
 use super::super::gicd::CTLR_GROUPS;
 use super::super::{Access, IIDR, Width, one_less};
-use super::identification;
+use super::{cpus, identification, targets};
 
 const CTLR: u64 = 0x000;
 const TYPER: u64 = 0x004;
@@ -66,12 +66,6 @@ fn bank<'a, H: Host>(vm: &'a Vm<H>, vcpu: Option<&'a Vcpu>, register: u64) -> Ba
     }
 }
 
-/// Returns the bits of the VM's CPUs in `GICD_ITARGETSR<n>` and `GICD_SGIR`.
-fn cpus<H: Host>(vm: &Vm<H>) -> u8 {
-    let beyond = 8_usize.saturating_sub(vm.config.vcpus.len());
-    u8::MAX.checked_shr(beyond as u32).unwrap_or(0)
-}
-
 /// Returns the bit of a vCPU.
 fn bit(vcpu: VcpuId) -> u8 {
     1_u8.checked_shl(vcpu.0.into()).unwrap_or(0)
@@ -82,7 +76,7 @@ fn bit(vcpu: VcpuId) -> u8 {
 fn target<H: Host>(vm: &Vm<H>, at: u64) -> Option<(&Irq, &AtomicU64)> {
     let intid = IntId::spi(at.wrapping_sub(TARGETS_START) as u32)?;
     let router = vm.distributor.router(intid)?;
-    (vm.config.vcpus.len() > 1).then_some(router)
+    (targets(&vm.config) != 0).then_some(router)
 }
 
 /// Returns the offsets of the bytes of an access, the first the lowest.
@@ -122,7 +116,7 @@ pub(super) fn read<H: Host>(access: &Access<'_, H>, at: u64, width: Width) -> Op
         }
         (TARGETS_START..TARGETS_END, Width::Byte | Width::Word) => {
             let own = reader.map_or(0, |vcpu| bit(vcpu.id));
-            let own = if vm.config.vcpus.len() > 1 { own } else { 0 };
+            let own = own & targets(&vm.config);
             read_bytes(at, width, |at| {
                 let private = at.wrapping_sub(TARGETS_START) < u64::from(IntId::PRIVATE);
                 // Relaxed: no partner; the register only keeps the guest's value.
@@ -177,7 +171,7 @@ pub(super) fn write<H: Host>(
         (TARGETS_START..TARGETS_END, Width::Byte | Width::Word) => {
             write_bytes(at, width, value, |at, byte| {
                 if let Some((irq, router)) = target(vm, at) {
-                    routing::write_targets(vm, pin, irq, router, byte & cpus(vm));
+                    routing::write_targets(vm, pin, irq, router, byte & targets(&vm.config));
                 }
             });
         }
@@ -202,7 +196,7 @@ pub(super) fn write<H: Host>(
                     } else {
                         sgi_sources::send
                     };
-                    change(vm, pin, vcpu, intid, byte & cpus(vm));
+                    change(vm, pin, vcpu, intid, byte & cpus(&vm.config));
                 }
             });
         }
