@@ -416,8 +416,8 @@ impl<H: Host> Vgic<H> {
 
     /// Writes the register at guest-physical address `gpa`, after a trapped access of any vCPU.
     ///
-    /// Call after [`Vgic::exit`]. Every vCPU's write has the same effect. An address outside the
-    /// frames answers [`MmioOutcome::Unclaimed`]. A write never answers [`MmioOutcome::Retry`].
+    /// Call after [`Vgic::exit`]. Every vCPU's write has the same effect, but in a VM with a GICv2
+    /// ([`Vgic::mmio_write_of`]). An address outside the frames answers [`MmioOutcome::Unclaimed`]. A write never answers [`MmioOutcome::Retry`].
     ///
     /// # Errors
     /// [`AccessError::ForeignDomain`].

@@ -109,6 +109,7 @@ impl Machine {
     fn enter(&mut self, n: usize) {
         if !self.inside[n] && self.on[n] {
             let cpu = &self.cpus[n];
+            self.vm.host().set_inside(n, Some(id(n)));
             within(bounds::ENTRY, || {
                 self.vm.enter(&cpu.pin(), id(n)).unwrap();
                 let _ = self.vm.virtual_lines(&cpu.pin(), id(n));
@@ -120,6 +121,7 @@ impl Machine {
     fn exit(&mut self, n: usize) {
         if std::mem::take(&mut self.inside[n]) {
             let cpu = &self.cpus[n];
+            self.vm.host().set_inside(n, None);
             within(bounds::EXIT, || self.vm.exit(&cpu.pin(), id(n)).unwrap());
         }
     }
