@@ -247,6 +247,7 @@ fn make(
         name,
         extent: Extent::Part,
         stage2,
+        msi_frame: None,
         devices: bus.map(|bus| devices_of(index, bus, common.translater, functions, &ram)),
         // SAFETY: the RAM has been taken from the free memory.
         memory: unsafe { GuestMemory::at(RAM, &ram, is_moved) },

@@ -12,6 +12,7 @@ const PREFIX: &str = "hyp.";
 
 /// Beginnings of the options that a VM with the whole machine may have too.
 const DIRECT: &str = "hyp.direct=";
+const GIC: &str = "hyp.gic=";
 const SAVED: &str = "hyp.saved=";
 const SEED: &str = "hyp.seed=";
 const EXTENDED_SPIS: &str = "hyp.espis=";
@@ -57,6 +58,8 @@ pub(crate) struct Options {
     /// True if the VM has the hypervisor's entropy device.
     pub(crate) has_entropy: bool,
     pub(crate) direct: Direct,
+    /// True if the guest's interrupt controller is a GICv2, and not a GICv3.
+    pub(crate) has_gicv2: bool,
     /// Milliseconds between saves in place, on average.
     pub(crate) saved: Option<u32>,
     /// Seed of the moments of those saves, and of changes of direct injection.
@@ -92,6 +95,8 @@ enum Fault {
     Malformed,
     /// Option of a VM with a part of the machine, for the VM with the whole machine.
     OfPart,
+    /// Option of a VM with a GICv3, for a VM with a GICv2.
+    OfGicv3,
     /// Value other than a number in this range.
     Number(RangeInclusive<u32>),
 }
@@ -104,6 +109,10 @@ impl fmt::Display for BadOption {
             Fault::OfPart => write!(
                 f,
                 "{word}: only a VM with a part of the machine can hold its devices' MSIs back"
+            ),
+            Fault::OfGicv3 => write!(
+                f,
+                "{word}: a VM with a GICv2 is not saved, and has no MSIs of the hypervisor's"
             ),
             Fault::Number(range) => {
                 let (first, last) = (range.start(), range.end());
@@ -137,6 +146,7 @@ impl Options {
             is_daemon: false,
             has_entropy: false,
             direct: Direct::Auto,
+            has_gicv2: false,
             saved: None,
             seed: 1,
             kvm: None,
@@ -158,13 +168,33 @@ impl Options {
                 fault,
             })?;
         }
-        Ok(options)
+        match options.of_gicv3() {
+            Some(word) if options.has_gicv2 => Err(BadOption {
+                word: [PREFIX, word].concat(),
+                fault: Fault::OfGicv3,
+            }),
+            _ => Ok(options),
+        }
+    }
+
+    /// Returns an option that a VM with a GICv2 cannot have, if there is one.
+    fn of_gicv3(&self) -> Option<&'static str> {
+        [
+            ("saved", self.saved.is_some()),
+            ("kvm", self.kvm.is_some()),
+            ("snapshot", self.snapshot.is_some()),
+            ("incoming", self.incoming.is_some()),
+            ("rng", self.has_entropy),
+        ]
+        .into_iter()
+        .find_map(|(word, is_there)| is_there.then_some(word))
     }
 
     /// Reads the options of a VM with the whole machine among the words of its command line.
     pub(crate) fn of_machine(text: &str) -> Result<Self, BadOption> {
-        const OURS: [&str; 6] = [
+        const OURS: [&str; 7] = [
             DIRECT,
+            GIC,
             SAVED,
             SEED,
             EXTENDED_SPIS,
@@ -206,6 +236,8 @@ impl Options {
             Some(("direct", "on")) => self.direct = Direct::On,
             Some(("direct", "auto")) => self.direct = Direct::Auto,
             Some(("direct", "switch")) => self.direct = Direct::Switch,
+            Some(("gic", "2")) => self.has_gicv2 = true,
+            Some(("gic", "3")) => self.has_gicv2 = false,
             Some(("saved", value)) => self.saved = Some(number(value, 1..=1 << 20)?),
             Some(("seed", value)) => self.seed = number(value, 0..=u32::MAX)?,
             Some(("espis", value)) => self.extended_spis = number(value, 0..=1024)?,
