@@ -74,12 +74,37 @@ fn a_guest_with_the_whole_machine_has_options_of_its_own() {
 }
 
 #[test]
+fn a_guest_with_a_gicv2_is_not_saved() {
+    assert!(!Options::parse("hyp.gic=3").unwrap().has_gicv2);
+    for options in [Options::parse, Options::of_machine] {
+        assert!(
+            options("hyp.gic=2 hyp.direct=auto quiet")
+                .unwrap()
+                .has_gicv2
+        );
+    }
+    for word in ["saved=5", "kvm=x", "snapshot=x", "incoming=x", "rng"] {
+        assert!(Options::parse(&format!("hyp.{word}")).is_ok());
+        let error = Options::parse(&format!("hyp.{word} hyp.gic=2")).unwrap_err();
+        let name = word.split('=').next().unwrap();
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "hyp.{name}: a VM with a GICv2 is not saved, and has no MSIs of the hypervisor's"
+            )
+        );
+    }
+    assert!(Options::of_machine("hyp.saved=5 hyp.gic=2").is_err());
+}
+
+#[test]
 fn nothing_has_its_defaults() {
     let options = Options::parse("").unwrap();
     assert_eq!((options.memory, options.weight), (16, 100));
     assert_eq!(options.slowdown, 1);
     assert_eq!((options.name, options.vcpus), (None, None));
     assert_eq!((options.saved, options.direct), (None, Direct::Auto));
+    assert!(!options.has_gicv2);
     assert!(!options.is_daemon && options.functions.is_empty());
     assert_eq!((options.extended_spis, options.extended_ppis), (0, 0));
     assert!(!options.is_wired_by_extended && !options.assumes_extended_range);
@@ -107,6 +132,8 @@ fn a_bad_option_is_named() {
         "hyp.direct=maybe",
         "hyp.wired=all",
         "hyp.extrange=1",
+        "hyp.gic",
+        "hyp.gic=4",
     ] {
         assert_refused(word, &format!("cannot understand {word}"));
     }
