@@ -58,7 +58,8 @@ pub(crate) struct Options {
     /// True if the VM has the hypervisor's entropy device.
     pub(crate) has_entropy: bool,
     pub(crate) direct: Direct,
-    /// True if the guest's interrupt controller is a GICv2, and not a GICv3.
+    /// True if the guest's interrupt controller is a GICv2, and not a GICv3. Of the VM with the
+    /// whole machine only.
     pub(crate) has_gicv2: bool,
     /// Milliseconds between saves in place, on average.
     pub(crate) saved: Option<u32>,
@@ -95,8 +96,6 @@ enum Fault {
     Malformed,
     /// Option of a VM with a part of the machine, for the VM with the whole machine.
     OfPart,
-    /// Option of a VM with a GICv3, for a VM with a GICv2.
-    OfGicv3,
     /// Value other than a number in this range.
     Number(RangeInclusive<u32>),
 }
@@ -109,10 +108,6 @@ impl fmt::Display for BadOption {
             Fault::OfPart => write!(
                 f,
                 "{word}: only a VM with a part of the machine can hold its devices' MSIs back"
-            ),
-            Fault::OfGicv3 => write!(
-                f,
-                "{word}: a VM with a GICv2 is not saved, and has no MSIs of the hypervisor's"
             ),
             Fault::Number(range) => {
                 let (first, last) = (range.start(), range.end());
@@ -168,26 +163,7 @@ impl Options {
                 fault,
             })?;
         }
-        match options.of_gicv3() {
-            Some(word) if options.has_gicv2 => Err(BadOption {
-                word: [PREFIX, word].concat(),
-                fault: Fault::OfGicv3,
-            }),
-            _ => Ok(options),
-        }
-    }
-
-    /// Returns an option that a VM with a GICv2 cannot have, if there is one.
-    fn of_gicv3(&self) -> Option<&'static str> {
-        [
-            ("saved", self.saved.is_some()),
-            ("kvm", self.kvm.is_some()),
-            ("snapshot", self.snapshot.is_some()),
-            ("incoming", self.incoming.is_some()),
-            ("rng", self.has_entropy),
-        ]
-        .into_iter()
-        .find_map(|(word, is_there)| is_there.then_some(word))
+        Ok(options)
     }
 
     /// Reads the options of a VM with the whole machine among the words of its command line.

@@ -768,7 +768,7 @@ mod tests {
         };
         let failing = |console: &str| failing(gicv2, Ended::PoweredOff, console);
         let console = good_console()
-            .replace("GICv3", "GICv2")
+            .replace("GICv3", "GIC-0")
             .replace("ITS-MSI 16384", "GICv2m-PCI-MSIX-0000:00:01.0 0")
             .replace("spi=30 lpi=35 lpi_freed=5", "spi=70 lpi=0 lpi_freed=0")
             .replace("\"spi\":30,\"lpi\":46", "\"spi\":76,\"lpi\":0")
