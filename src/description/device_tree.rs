@@ -190,6 +190,7 @@ pub fn ppi_specifier(config: &Config, ppi: IntId, trigger: u32) -> [u32; 3] {
         None => 0,
         Some(_) => 0xff_u32 >> 8_usize.saturating_sub(config.vcpus.len()),
     };
+
     let [range, number, trigger] = interrupt(ppi, trigger);
     [range, number, trigger | cpus << PPI_CPUS_SHIFT]
 }

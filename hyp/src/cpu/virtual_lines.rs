@@ -1,5 +1,5 @@
-//! The IRQ and the FIQ of a guest with a GICv2, which the hypervisor drives (`HCR_EL2.VI` and `VF`).
-//! The hardware drives those of other guests, for which both bits are 0.
+//! The IRQ and the FIQ of a guest with a GICv2, driven by the hypervisor: `HCR_EL2.VI` and `VF`.
+//! For other guests, whose lines the hardware drives, both bits are 0.
 
 use aarch64_cpu::registers::{HCR_EL2, ReadWriteable};
 use vgic::VirtualLines;

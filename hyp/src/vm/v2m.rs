@@ -2,9 +2,9 @@
 //! pending.
 //!
 //! Functions find the physical ITS where the guest finds the frame: `MSI_SETSPI_NS` has the offset
-//! of `GITS_TRANSLATER` in its page. So the SPI's number that a function writes is the EventID. Each
-//! function has an event for each SPI of the frame, mapped in the physical ITS to an LPI of the
-//! hypervisor's. The CPU that takes the LPI makes the SPI pending.
+//! of `GITS_TRANSLATER` in the page. The SPI's number, which a function writes, is the EventID.
+//! Each function has an event for each SPI of the frame, mapped in the physical ITS to an LPI of
+//! the hypervisor's. The CPU that takes the LPI makes the SPI pending.
 
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
@@ -58,6 +58,7 @@ impl MsiFrame {
         let gic = gic::get();
         let its = gic.its.first().expect("the machine has an ITS");
         let spis = config.intids();
+
         let is_mapped = |&device: &u32| match map(gic, its, vm, device, spis.clone()) {
             Ok(()) => true,
             Err(error) => {
@@ -65,6 +66,7 @@ impl MsiFrame {
                 false
             }
         };
+
         Self {
             its,
             devices: devices.into_iter().filter(is_mapped).collect(),
@@ -80,6 +82,7 @@ impl MsiFrame {
         let Some(old) = place.and_then(|place| cpus.get_mut(place as usize)) else {
             return;
         };
+
         if *old != cpu {
             for &device in &self.devices {
                 self.its.move_event(device, spi, *old, cpu);
@@ -99,6 +102,7 @@ fn map(gic: &Gic, its: &Its, vm: usize, device: u32, spis: Range<u32>) -> Result
             device,
             event: spi,
         };
+
         let lpi = gic.lpis.allocate(source).ok_or(ItsError::Event)?;
         its.map_event(device, spi, lpi, 0)?;
     }

@@ -1,9 +1,8 @@
 //! A GICv2 in the guest's device tree in place of the machine's GICv3 (the bindings
 //! `arm,cortex-a15-gic` and `arm,gic-v2m-frame`).
 //!
-//! The nodes have the handles of those that they replace: of the interrupt controller, and, for the
-//! GICv2m frame, of the first ITS. What refers to them stays as it is, but for the CPUs in the
-//! specifiers of PPIs.
+//! The new nodes have the handles of the old ones: of the interrupt controller, and, for the GICv2m
+//! frame, of the first ITS. References stay valid. The specifiers of PPIs get the CPUs.
 
 use alloc::vec::Vec;
 
@@ -49,8 +48,8 @@ fn handle(node: &FdtNode<'_>) -> Option<u32> {
     node.property("phandle")?.value_as().ok()
 }
 
-/// Adds the CPUs to the specifiers of PPIs of a node and its descendants, but for those that have an
-/// interrupt parent of their own.
+/// Adds the CPUs to the specifiers of PPIs of a node and its descendants. A node with an interrupt
+/// parent of its own stays as it is.
 fn add_cpus(node: &mut DeviceTreeNode, config: &Config) {
     if node.property("interrupt-parent").is_some() {
         return;
