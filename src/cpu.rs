@@ -217,15 +217,18 @@ pub(crate) const BASE_HCR: u64 = hcr::EN | hcr::TDIR;
 /// * A CPU without TDIR (`ICH_VTR_EL2.TDS` is 0) traps the registers common to both groups instead.
 /// * The interface of a GICv2 (`in_memory`) signals nothing, and all system registers of a GICv3
 ///   trap.
-pub(crate) const fn hcr_flip(vtr: Vtr, in_memory: bool) -> u64 {
-    if in_memory {
+pub(crate) const fn hcr_flip(vtr: Vtr, in_memory: bool) -> u16 {
+    let bits = if in_memory {
         BASE_HCR | hcr::TC | hcr::TALL0 | hcr::TALL1
     } else if vtr.traps_dir {
         0
     } else {
         hcr::TDIR | hcr::TC
-    }
+    };
+    bits as u16
 }
+
+const _: () = assert!((BASE_HCR | hcr::TC | hcr::TALL0 | hcr::TALL1) >> u16::BITS == 0);
 
 /// Clears the active priorities of a CPU.
 #[cold]

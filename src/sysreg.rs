@@ -9,6 +9,10 @@
 //!   and `ICC_RPR_EL1` trap because the vGIC sets `ICH_HCR_EL2.TC`;
 //! * `ICC_SRE_EL1` traps only if the embedder sets the trap.
 //!
+//! A guest with a GICv2 ([`Config::gicv2`](crate::Config::gicv2)) has none of these registers: the
+//! vGIC sets `ICH_HCR_EL2.TALL0`, `TALL1` and `TC`, and the embedder answers every trapped access
+//! by an Undefined Instruction exception.
+//!
 //! The CPU's identification registers describe the machine's GIC. [`IdRegister`] is for an embedder
 //! that traps them.
 #![cfg_attr(
@@ -168,12 +172,34 @@ impl IdRegister {
     /// ```
     #[must_use]
     pub const fn guest_value(self, cpu: u64) -> u64 {
-        const GICV3: u64 = 1;
+        const SYSTEM_REGISTERS: u64 = 1;
+        self.with_gic(cpu, SYSTEM_REGISTERS)
+    }
+
+    /// Returns the value that a guest with a GICv2 ([`Config::gicv2`](crate::Config::gicv2)) reads,
+    /// where the CPU's own value is `cpu`: there are no system registers of a GIC, and no
+    /// non-maskable interrupt.
+    ///
+    /// ```
+    /// use vgic::sysreg::IdRegister;
+    ///
+    /// let cpu = 0x1111_1133_0122_1111;
+    /// assert_eq!(IdRegister::Aa64Pfr0.gicv2_guest_value(cpu), 0x1111_1133_0022_1111);
+    /// ```
+    #[must_use]
+    pub const fn gicv2_guest_value(self, cpu: u64) -> u64 {
+        const NO_SYSTEM_REGISTERS: u64 = 0;
+        self.with_gic(cpu, NO_SYSTEM_REGISTERS)
+    }
+
+    /// Returns the CPU's value with the field about the GIC replaced: `gic`, or that there is no
+    /// NMI.
+    const fn with_gic(self, cpu: u64, gic: u64) -> u64 {
         const NO_NMI: u64 = 0;
         let (shift, value) = match self {
-            Self::Aa64Pfr0 => (24, GICV3),
+            Self::Aa64Pfr0 => (24, gic),
             Self::Aa64Pfr1 => (36, NO_NMI),
-            Self::Pfr1 => (28, GICV3),
+            Self::Pfr1 => (28, gic),
         };
         cpu & !(0xf << shift) | value << shift
     }
@@ -412,6 +438,16 @@ mod tests {
             Some(IdRegister::Aa64Pfr0)
         );
         assert_eq!(IdRegister::decode(3, 0, 0, 1, 1), Some(IdRegister::Pfr1));
+    }
+
+    #[test]
+    fn a_guest_with_a_gicv2_has_no_system_registers_of_a_gic() {
+        for cpu in [0, u64::MAX, 0x0123_4567_89ab_cdef] {
+            let value = |register: IdRegister| register.gicv2_guest_value(cpu);
+            assert_eq!(value(IdRegister::Aa64Pfr0), cpu & !(0xf << 24));
+            assert_eq!(value(IdRegister::Aa64Pfr1), cpu & !(0xf << 36));
+            assert_eq!(value(IdRegister::Pfr1), cpu & !(0xf << 28));
+        }
     }
 
     #[test]

@@ -6,15 +6,15 @@
 use std::pin::Pin;
 
 use acpi::sdt::madt::{Madt, MadtEntry};
-use acpi_tables::madt::{EnabledStatus, GicIts, GicVersion, Gicc, Gicd, Gicr, Trigger};
+use acpi_tables::madt::{EnabledStatus, GicIts, GicMsi, GicVersion, Gicc, Gicd, Gicr, Trigger};
 use acpi_tables::sdt::Sdt;
 use acpi_tables::{Aml, AmlSink};
 use dtoolkit::fdt::{Fdt, FdtNode};
 use dtoolkit::{Node as _, Property as _};
 use vgic::Config;
-use vgic::config::{ITS_SIZE, ItsConfig, RedistributorRegion};
+use vgic::config::{Gicv2Config, ITS_SIZE, ItsConfig, RedistributorRegion, V2mConfig};
 use vgic::description::acpi::{MADT_REVISION, MADT_SIGNATURE, its_group, madt};
-use vgic::description::device_tree::{Node, Value, gic_node, its_node};
+use vgic::description::device_tree::{Node, Value, gic_node, its_node, ppi_specifier, v2m_node};
 use vgic::intid::{Affinity, IntId, ItsId};
 
 /// Returns a configuration unlike the default in each field that a description shows.
@@ -32,6 +32,25 @@ fn config() -> Config {
     config.maintenance = IntId::ppi(29).unwrap();
     config.lpis = 0x4000;
     config.its = vec![ItsConfig::at(0x5000_0000), ItsConfig::at(0x3_0000_0000)];
+    config.validate().unwrap();
+    config
+}
+
+/// Returns a configuration with a GICv2 for three vCPUs, unlike the default in each field that a
+/// description shows.
+fn gicv2_config() -> Config {
+    let affinities = [3, 0x1_0000, 7].map(Affinity::from_mpidr);
+    let mut config = Config::new(affinities.to_vec()).with_gicv2();
+    config.distributor = 0x1_2345_1000;
+    let v2m = |base, first_spi, spis| V2mConfig {
+        base,
+        first_spi,
+        spis,
+    };
+    config.gicv2 = Some(Gicv2Config {
+        cpu_interface: 0x2_0000_3000,
+        v2m: vec![v2m(0x3_0000_1000, 0x123, 0x45), v2m(0x4000_0000, 64, 1)],
+    });
     config.validate().unwrap();
     config
 }
@@ -123,6 +142,53 @@ fn a_device_tree_reads_back_as_the_configuration() {
         assert!(compatible(its, "arm,gic-v3-its") && is_flag(its, "msi-controller"));
         assert_eq!((cell(its, "#msi-cells"), cell(its, "phandle")), (1, handle));
         assert_eq!(frames(its), [(expected.base, ITS_SIZE)]);
+    }
+}
+
+#[test]
+fn a_gicv2_in_a_device_tree_reads_back_as_the_configuration() {
+    let config = gicv2_config();
+    let blob = tree(&config);
+    let fdt = Fdt::new(&blob).unwrap();
+
+    let gic = fdt.find_node("/interrupt-controller@123451000").unwrap();
+    assert!(compatible(&gic, "arm,cortex-a15-gic"));
+    assert!(is_flag(&gic, "interrupt-controller") && is_flag(&gic, "ranges"));
+    let numbers = [
+        "#interrupt-cells",
+        "#address-cells",
+        "#size-cells",
+        "phandle",
+    ];
+    assert_eq!(numbers.map(|name| cell(&gic, name)), [3, 2, 2, 7]);
+    let distributor_and_cpu_interface = [(0x1_2345_1000, 0x1000), (0x2_0000_3000, 0x2000)];
+    assert_eq!(frames(&gic), distributor_and_cpu_interface);
+    for of_gicv3 in ["interrupts", "#redistributor-regions"] {
+        assert!(gic.property(of_gicv3).is_none(), "{of_gicv3}");
+    }
+
+    let children: Vec<_> = gic.children().collect();
+    let names: Vec<_> = children.iter().map(|v2m| v2m.name()).collect();
+    assert_eq!(names, ["v2m@300001000", "v2m@40000000"]);
+    for ((v2m, base), handle) in children.iter().zip([0x3_0000_1000, 0x4000_0000]).zip(8..) {
+        assert!(compatible(v2m, "arm,gic-v2m-frame") && is_flag(v2m, "msi-controller"));
+        assert_eq!(cell(v2m, "phandle"), handle);
+        assert_eq!(frames(v2m), [(base, 0x1000)]);
+    }
+
+    let frame = &config.gicv2.as_ref().unwrap().v2m[0];
+    assert_eq!(v2m_node(frame, None).property("phandle"), None);
+}
+
+#[test]
+fn the_specifier_of_a_ppi_has_the_cpus_of_a_gicv2() {
+    let timer = IntId::ppi(27).unwrap();
+    assert_eq!(ppi_specifier(&config(), timer, 4), [1, 11, 4]);
+    assert_eq!(ppi_specifier(&gicv2_config(), timer, 8), [1, 11, 0x708]);
+    let cpus = |count| vec![Affinity::new(0, 0, 0, 0); count];
+    for (count, mask) in [(1, 0x01), (8, 0xff)] {
+        let config = Config::new(cpus(count)).with_gicv2();
+        assert_eq!(ppi_specifier(&config, timer, 4), [1, 11, mask << 8 | 4]);
     }
 }
 
@@ -239,6 +305,40 @@ fn madt_structures_are_those_of_another_writer() {
     GicIts::new(0, 0x5000_0000).to_aml_bytes(&mut expected);
     GicIts::new(1, 0x3_0000_0000).to_aml_bytes(&mut expected);
     assert_eq!(madt(&config), expected.0);
+}
+
+/// Returns the bytes of the structures that another writer makes of a GICv2.
+fn gicv2_structures(config: &Config) -> Vec<u8> {
+    let mut expected = Bytes(vec![0; 8]);
+    Gicd::new(0, config.distributor, GicVersion::GICv2).to_aml_bytes(&mut expected);
+    for (uid, affinity) in (0..).zip(&config.vcpus) {
+        Gicc::new(EnabledStatus::Enabled)
+            .cpu_interface_number(uid)
+            .acpi_processor_uid(uid)
+            .base_address(0x2_0000_3000)
+            .mpidr(affinity.mpidr())
+            .to_aml_bytes(&mut expected);
+    }
+
+    let frames = [
+        (0x3_0000_1000, [0x45, 0, 0x23, 0x01]),
+        (0x4000_0000, [1, 0, 64, 0]),
+    ];
+    for (id, (base, spis)) in (0..).zip(frames) {
+        let frame = GicMsi::new().gic_msi_frame_id(id).base_addr(base);
+        frame.to_aml_bytes(&mut expected);
+        // The writer has the flag 1 without the SPIs, or 0 with them; the flag says that they are
+        // there (ACPI 6.5, table 5.41).
+        let end = expected.0.len();
+        expected.0[end - 4..].copy_from_slice(&spis);
+    }
+    expected.0
+}
+
+#[test]
+fn a_madt_of_a_gicv2_has_the_cpu_interface_and_the_msi_frames() {
+    let config = gicv2_config();
+    assert_eq!(madt(&config), gicv2_structures(&config));
 }
 
 #[test]

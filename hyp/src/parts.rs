@@ -170,6 +170,9 @@ fn make(
         return Err("hyp.wired=extended wants hyp.espis and hyp.eppis".into());
     }
     tree::check_slowdown(options.slowdown)?;
+    if options.has_gicv2 {
+        return Err("hyp.gic=2 is for a guest with the whole machine".into());
+    }
     let moments = Moments::of(&options);
     let changes = Changes::of(&options);
     let entropy = entropy_device(&options)?;
@@ -247,6 +250,7 @@ fn make(
         name,
         extent: Extent::Part,
         stage2,
+        msi_frame: None,
         devices: bus.map(|bus| devices_of(index, bus, common.translater, functions, &ram)),
         // SAFETY: the RAM has been taken from the free memory.
         memory: unsafe { GuestMemory::at(RAM, &ram, is_moved) },

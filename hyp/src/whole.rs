@@ -1,6 +1,6 @@
 //! The VM with the whole machine.
 #![expect(unsafe_code)]
-// UNSAFETY: takes the guest's memory.
+// UNSAFETY: takes the guest's memory, and reads the host bridge.
 
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -17,12 +17,15 @@ use crate::memory::cache;
 use crate::memory::dma::{DmaTables, Placed};
 use crate::memory::ranges::Pages;
 use crate::memory::stage2::{FIRST_VMID, Stage2};
+use crate::pci::ecam::Ecam;
+use crate::pci::function;
 use crate::println;
 use crate::smmu::{self, Smmu};
 use crate::vm::memory::GuestMemory;
-use crate::vm::options::Options;
+use crate::vm::options::{Direct, Options};
 use crate::vm::saved::Moments;
-use crate::vm::tree::{edit, idle_states, second_its};
+use crate::vm::tree::{edit, gicv2, idle_states, second_its};
+use crate::vm::v2m::MsiFrame;
 use crate::vm::{Boot, Description, Extent, Vm, Wiring, controller, image};
 
 /// Returns the VM with the whole machine. Its guest starts with its kernel, or with the firmware in
@@ -44,9 +47,16 @@ pub(crate) fn create(
         smmu.attach_all(machine_dma(smmu, &machine, &memory));
     }
     let options = options(tree);
-    if has_its {
-        machine.gic.its.extend(second_its::add(tree, &machine));
-    }
+    let config = if options.has_gicv2 {
+        let config = controller::gicv2_of_machine(&machine, has_its);
+        gicv2::replace(tree, &config);
+        config
+    } else {
+        if has_its {
+            machine.gic.its.extend(second_its::add(tree, &machine));
+        }
+        controller::of_machine(&machine, has_its)
+    };
     idle_states::add(tree);
     cache::clean_and_invalidate(&modules.tree);
 
@@ -90,6 +100,7 @@ pub(crate) fn create(
         extent: Extent::Whole,
         stage2: Stage2::identity(&executable, &devices),
         devices: None,
+        msi_frame: msi_frame(&machine, &config),
         entropy: None,
         // SAFETY: all memory but the hypervisor's home is the guest's from now on.
         memory: unsafe { GuestMemory::identity(&memory) },
@@ -99,7 +110,10 @@ pub(crate) fn create(
         },
         is_daemon: false,
         moments: Moments::of(&options),
-        direct: options.direct,
+        direct: match options.has_gicv2 {
+            true => Direct::Off,
+            false => options.direct,
+        },
         changes: None,
         hop: None,
         snapshot: None,
@@ -107,7 +121,7 @@ pub(crate) fn create(
         config: Config {
             extended_spis: options.extended_spis,
             extended_ppis: options.extended_ppis,
-            ..controller::of_machine(&machine, has_its)
+            ..config
         },
         wiring: Wiring::new(false),
         assumes_extended_range: options.assumes_extended_range,
@@ -124,6 +138,17 @@ fn options(tree: &[u8]) -> Options {
     let fdt = Fdt::new(tree).expect("the tree is well-formed");
     let options = Options::of_machine(tree::command_line(&fdt));
     options.unwrap_or_else(|error| panic!("the guest's command line: {error}"))
+}
+
+/// Returns the frame for the MSIs of the functions of the root bus, if the configuration has one.
+fn msi_frame(machine: &Machine, config: &Config) -> Option<MsiFrame> {
+    let frame = config.gicv2.as_ref()?.v2m.first()?;
+    let bridge = machine.pci.as_ref()?;
+    // SAFETY: the device tree describes the host bridge, and the final tables map the root bus.
+    let ecam = unsafe { Ecam::new(&bridge.bus_0()) };
+    let functions = function::addresses(&ecam, 0);
+    let devices = functions.filter_map(|bdf| bridge.devices.id_of(bdf));
+    Some(MsiFrame::new(0, frame, devices.collect()))
 }
 
 /// Returns the tables of all devices of the machine: the guest's `memory`, and the ITSes, by

@@ -7,7 +7,7 @@
 
 use alloc::vec::Vec;
 
-use crate::config::{Config, REDISTRIBUTOR_STRIDE};
+use crate::config::{Config, REDISTRIBUTOR_STRIDE, V2mConfig};
 use crate::intid::{ItsId, VcpuId};
 
 /// Signature of the MADT.
@@ -19,14 +19,19 @@ pub const MADT_REVISION: u8 = 6;
 /// Types of interrupt controller structures (ACPI 6.5, table 5.21).
 const GICC: u8 = 0x0b;
 const GICD: u8 = 0x0c;
+const GIC_MSI_FRAME: u8 = 0x0d;
 const GICR: u8 = 0x0e;
 const GIC_ITS: u8 = 0x0f;
 
 /// `GICC.Flags.Enabled`. With the maintenance interrupt's mode 0, level-triggered.
 const GICC_ENABLED: u32 = 1 << 0;
 
-/// `GICD.GIC version`: GICv3.
-const GIC_VERSION: u8 = 3;
+/// `GICD.GIC version`.
+const GICV2: u8 = 2;
+const GICV3: u8 = 3;
+
+/// `GIC MSI Frame.Flags`, SPI Count/Base Select: the structure has both, as `MSI_TYPER` has.
+const SPIS_ARE_HERE: u32 = 1 << 0;
 
 /// Type of an ITS group in the IORT.
 const ITS_GROUP: u8 = 0;
@@ -37,7 +42,9 @@ const NODE_HEADER: usize = 16;
 
 /// Returns the MADT without its header of 36 bytes: two fields of PCs, which are 0, then a GICD
 /// structure, a GICC structure for each of [`Config::vcpus`], a GICR structure for each region of
-/// redistributors, and a GIC ITS structure for each ITS.
+/// redistributors, and a GIC ITS structure for each ITS. With a GICv2 ([`Config::gicv2`]), the GICC
+/// structures have the address of the CPU interface, and a GIC MSI Frame structure for each GICv2m
+/// frame follows them.
 ///
 /// vCPU n has the processor UID n, which `_UID` of its Processor Device in the DSDT repeats. ITS n
 /// has the GIC ITS ID n, which [`its_group`] repeats. The number of a wired interrupt (GSIV), also
@@ -47,9 +54,24 @@ const NODE_HEADER: usize = 16;
 pub fn madt(config: &Config) -> Vec<u8> {
     // Local interrupt controller address, flags.
     let mut table = Vec::from([0; 8]);
-    table.extend(gicd(config.distributor));
+    let version = match config.gicv2 {
+        None => GICV3,
+        Some(_) => GICV2,
+    };
+    table.extend(gicd(config.distributor, version));
+
+    // A GICv2 of a guest has no maintenance interrupt.
+    let (cpu_interface, maintenance) = match &config.gicv2 {
+        None => (0, config.maintenance.raw()),
+        Some(gicv2) => (gicv2.cpu_interface, 0),
+    };
     for (uid, affinity) in (0..).zip(&config.vcpus) {
-        table.extend(gicc(uid, affinity.mpidr(), config.maintenance.raw()));
+        table.extend(gicc(uid, cpu_interface, affinity.mpidr(), maintenance));
+    }
+
+    let v2m = config.gicv2.iter().flat_map(|gicv2| &gicv2.v2m);
+    for (id, v2m) in (0..).zip(v2m) {
+        table.extend(gic_msi_frame(id, v2m));
     }
 
     for region in &config.redistributors {
@@ -85,24 +107,38 @@ pub fn its_group(identifier: u32, its: &[ItsId]) -> Vec<u8> {
 }
 
 /// Returns a GIC Distributor structure (ACPI 6.5, 5.2.12.15).
-fn gicd(base: u64) -> [u8; 24] {
+fn gicd(base: u64, version: u8) -> [u8; 24] {
     let mut structure = Structure::<24>::new(GICD);
     structure.put(8, base.to_le_bytes());
-    structure.put(20, [GIC_VERSION]);
+    structure.put(20, [version]);
     structure.0
 }
 
 /// Returns a GIC CPU Interface structure (ACPI 6.5, 5.2.12.14).
 ///
-/// The CPU interface is system registers, without addresses. GICR structures have the
-/// redistributors, so `GICR Base Address` is 0.
-fn gicc(uid: u32, mpidr: u64, maintenance: u32) -> [u8; 82] {
+/// The CPU interface of a GICv3 is system registers: `Physical Base Address`, `base`, is 0. GICR
+/// structures have the redistributors, so `GICR Base Address` is 0. The CPU interface of a GICv2
+/// has the number of its bit in `GICD_ITARGETSR<n>`.
+fn gicc(uid: u32, base: u64, mpidr: u64, maintenance: u32) -> [u8; 82] {
     let mut structure = Structure::<82>::new(GICC);
     structure.put(4, uid.to_le_bytes()); // CPU Interface Number
     structure.put(8, uid.to_le_bytes()); // ACPI Processor UID
     structure.put(12, GICC_ENABLED.to_le_bytes());
+    structure.put(32, base.to_le_bytes());
     structure.put(56, maintenance.to_le_bytes());
     structure.put(68, mpidr.to_le_bytes());
+    structure.0
+}
+
+/// Returns a GIC MSI Frame structure (ACPI 6.5, 5.2.12.16).
+fn gic_msi_frame(id: u32, v2m: &V2mConfig) -> [u8; 24] {
+    let mut structure = Structure::<24>::new(GIC_MSI_FRAME);
+    structure.put(4, id.to_le_bytes());
+    structure.put(8, v2m.base.to_le_bytes());
+    structure.put(16, SPIS_ARE_HERE.to_le_bytes());
+    // INTIDs of SPIs have 10 bits.
+    structure.put(20, (v2m.spis as u16).to_le_bytes());
+    structure.put(22, (v2m.first_spi as u16).to_le_bytes());
     structure.0
 }
 

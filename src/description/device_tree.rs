@@ -1,5 +1,5 @@
 //! Node of the interrupt controller in a device tree, by the bindings `arm,gic-v3` and
-//! `arm,gic-v3-its`.
+//! `arm,gic-v3-its`, or, for a GICv2, `arm,cortex-a15-gic` and `arm,gic-v2m-frame`.
 //!
 //! A node is made of names, text and cells. Every writer of device trees has calls for these, or
 //! takes the bytes of a value:
@@ -33,7 +33,7 @@ use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use crate::config::{Config, ITS_SIZE, ItsConfig};
+use crate::config::{Config, Gicv2Config, ITS_SIZE, ItsConfig, V2M_SIZE, V2mConfig};
 use crate::intid::{IntId, Kind};
 
 /// First cell of an interrupt specifier.
@@ -46,6 +46,8 @@ const EXTENDED_PPI: u32 = 3;
 pub const EDGE_RISING: u32 = 1;
 /// Last cell of an interrupt specifier: level-sensitive, active high.
 pub const LEVEL_HIGH: u32 = 4;
+/// Lowest bit of the CPU mask in the last cell of a GICv2's specifier of a PPI.
+const PPI_CPUS_SHIFT: u32 = 8;
 
 /// A node of a device tree.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -103,13 +105,18 @@ impl Node {
 }
 
 /// Returns the node of the interrupt controller, with a child for each ITS (binding `arm,gic-v3`).
+/// With a GICv2 ([`Config::gicv2`]), the children are its GICv2m frames (binding
+/// `arm,cortex-a15-gic`).
 ///
-/// `phandle` is the controller's, which the root's `interrupt-parent` names. ITS n has the handle
+/// `phandle` is the controller's, which the root's `interrupt-parent` names. Child n has the handle
 /// `phandle + 1 + n`, which a device's `msi-parent` or a host bridge's `msi-map` names.
 ///
 /// The node belongs into a parent with `#address-cells` and `#size-cells` of 2: the root as a rule.
 #[must_use]
 pub fn gic_node(config: &Config, phandle: u32) -> Node {
+    if let Some(gicv2) = &config.gicv2 {
+        return gicv2_node(config, gicv2, phandle);
+    }
     let frames = 1 + config.redistributors.len();
     let its = (1..).zip(&config.its);
 
@@ -150,6 +157,61 @@ pub const fn interrupt(intid: IntId, trigger: u32) -> [u32; 3] {
         (Kind::Spi | Kind::Lpi, true) => (EXTENDED_SPI, IntId::FIRST_EXTENDED_SPI),
     };
     [range, intid.raw().saturating_sub(first), trigger]
+}
+
+/// Returns the node of a GICv2, which has no interrupt of its own: no virtualization extensions.
+fn gicv2_node(config: &Config, gicv2: &Gicv2Config, phandle: u32) -> Node {
+    let v2m = (1..).zip(&gicv2.v2m);
+
+    Node {
+        name: format!("interrupt-controller@{:x}", config.distributor),
+        properties: vec![
+            text("compatible", "arm,cortex-a15-gic"),
+            empty("interrupt-controller"),
+            cells("#interrupt-cells", [3]),
+            cells("#address-cells", [2]),
+            cells("#size-cells", [2]),
+            empty("ranges"),
+            // The distributor and the CPU interface.
+            cells("reg", config.frames().take(2).flat_map(reg)),
+            cells("phandle", [phandle]),
+        ],
+        children: v2m
+            .map(|(n, v2m)| v2m_node(v2m, Some(phandle.wrapping_add(n))))
+            .collect(),
+    }
+}
+
+/// Returns the three cells of the interrupt specifier of a PPI of the VM, like [`interrupt`]. A
+/// GICv2's has the CPUs in bits 15:8 of the last cell: all vCPUs of the VM.
+#[must_use]
+pub fn ppi_specifier(config: &Config, ppi: IntId, trigger: u32) -> [u32; 3] {
+    let cpus = match config.gicv2 {
+        None => 0,
+        Some(_) => 0xff_u32 >> 8_usize.saturating_sub(config.vcpus.len()),
+    };
+
+    let [range, number, trigger] = interrupt(ppi, trigger);
+    [range, number, trigger | cpus << PPI_CPUS_SHIFT]
+}
+
+/// Returns the node of a GICv2m frame, a child of the controller's node (binding
+/// `arm,gic-v2m-frame`). The guest reads the frame's SPIs in `MSI_TYPER`. `phandle` is the frame's,
+/// if any node refers to the frame.
+#[must_use]
+pub fn v2m_node(v2m: &V2mConfig, phandle: Option<u32>) -> Node {
+    let mut properties = vec![
+        text("compatible", "arm,gic-v2m-frame"),
+        empty("msi-controller"),
+        cells("reg", reg((v2m.base, V2M_SIZE))),
+    ];
+    properties.extend(phandle.map(|phandle| cells("phandle", [phandle])));
+
+    Node {
+        name: format!("v2m@{:x}", v2m.base),
+        properties,
+        children: Vec::new(),
+    }
 }
 
 /// Returns the node of an ITS, a child of the controller's node (binding `arm,gic-v3-its`).

@@ -2,7 +2,7 @@
 //!
 //! | file | description |
 //! |---|---|
-//! | [`device_tree`] | the node of the controller, with its ITSes, for any writer of device trees |
+//! | [`device_tree`] | the node of the controller, and of its ITSes or GICv2m frames |
 //! | [`acpi`] | the MADT, and an ITS group of the IORT, as bytes |
 //!
 //! The functions return plain data. The embedder adds the data to the tree, or to the tables, of

@@ -87,9 +87,11 @@ pub(crate) struct IchShadow {
     /// disabled at the distributor. Some may have gone since.
     pub(crate) others_wait: bool,
     pub(crate) hcr: u64,
+    /// `ICH_VMCR_EL2`, whose upper half is RES0. The shadow has no room for the half: the fields
+    /// behind the shadow in [`Vcpu`](super::vcpu::Vcpu) have cache lines of their own.
+    vmcr: u32,
     /// Bits in which `ICH_HCR_EL2` differs from `hcr`: [`cpu::hcr_flip`].
-    hcr_flip: u64,
-    vmcr: u64,
+    hcr_flip: u16,
     /// `ICH_AP0R<n>`, `ICH_AP1R<n>`.
     apr: [[u32; 4]; 2],
     /// True if a bit of `apr` is set. The active priorities of a CPU without a vCPU are 0, so that
@@ -113,7 +115,7 @@ impl IchShadow {
             others_wait: false,
             hcr: 0,
             hcr_flip: 0,
-            vmcr: vmcr::reset(5),
+            vmcr: vmcr::reset(5) as u32,
             apr: [[0; 4]; 2],
             has_active_priorities: false,
         }
@@ -122,7 +124,7 @@ impl IchShadow {
     /// Makes the shadow of a vCPU with this `ICH_VMCR_EL2` and these active priorities.
     pub(crate) fn with_interface(vmcr: u64, apr: [[u32; 4]; 2]) -> Self {
         Self {
-            vmcr,
+            vmcr: vmcr as u32,
             apr,
             has_active_priorities: apr.iter().flatten().any(|&bits| bits != 0),
             ..Self::after_reset()
@@ -131,7 +133,7 @@ impl IchShadow {
 
     /// Returns `ICH_VMCR_EL2` and the active priorities, as saved when the vCPU left its last CPU.
     pub(crate) fn interface(&self) -> (u64, [[u32; 4]; 2]) {
-        (self.vmcr, self.apr)
+        (self.vmcr.into(), self.apr)
     }
 
     /// Returns whether an exit has nothing to fold: no list register is in use, and, as HCR says,
@@ -287,15 +289,19 @@ impl IchShadow {
     /// Returns `ICH_HCR_EL2` for a value of `hcr`, and the other way round.
     #[inline]
     pub(crate) fn in_register(&self, value: u64) -> u64 {
-        if value == 0 { 0 } else { value ^ self.hcr_flip }
+        if value == 0 {
+            0
+        } else {
+            value ^ u64::from(self.hcr_flip)
+        }
     }
 
     /// Restores VMCR and the active priorities to the CPU that loads the vCPU. No list register is
     /// in use, and the CPU's active priorities are 0. `hcr_flip` is that of the CPU and the vCPU.
-    pub(crate) fn restore(&mut self, interface: &impl CpuInterface, hcr_flip: u64) {
+    pub(crate) fn restore(&mut self, interface: &impl CpuInterface, hcr_flip: u16) {
         self.hcr_flip = hcr_flip;
         self.usable = interface.vtr().all();
-        interface.write_vmcr(self.vmcr);
+        interface.write_vmcr(self.vmcr.into());
         if self.has_active_priorities {
             self.restore_active_priorities(interface);
         }
@@ -322,7 +328,7 @@ impl IchShadow {
     /// Saves VMCR and the active priorities of the CPU that puts the vCPU, clears the active
     /// priorities for the next vCPU, and turns the interface off. No list register is in use.
     pub(crate) fn save(&mut self, interface: &impl CpuInterface) {
-        self.vmcr = interface.read_vmcr();
+        self.vmcr = interface.read_vmcr() as u32;
         let mut active = 0;
         for group in [false, true] {
             for index in 0..interface.vtr().apr_count() {

@@ -74,12 +74,25 @@ fn a_guest_with_the_whole_machine_has_options_of_its_own() {
 }
 
 #[test]
+fn a_guest_has_a_gicv3_or_a_gicv2() {
+    assert!(!Options::parse("hyp.gic=3").unwrap().has_gicv2);
+    for options in [Options::parse, Options::of_machine] {
+        assert!(
+            options("hyp.gic=2 hyp.direct=auto quiet")
+                .unwrap()
+                .has_gicv2
+        );
+    }
+}
+
+#[test]
 fn nothing_has_its_defaults() {
     let options = Options::parse("").unwrap();
     assert_eq!((options.memory, options.weight), (16, 100));
     assert_eq!(options.slowdown, 1);
     assert_eq!((options.name, options.vcpus), (None, None));
     assert_eq!((options.saved, options.direct), (None, Direct::Auto));
+    assert!(!options.has_gicv2);
     assert!(!options.is_daemon && options.functions.is_empty());
     assert_eq!((options.extended_spis, options.extended_ppis), (0, 0));
     assert!(!options.is_wired_by_extended && !options.assumes_extended_range);
@@ -107,6 +120,8 @@ fn a_bad_option_is_named() {
         "hyp.direct=maybe",
         "hyp.wired=all",
         "hyp.extrange=1",
+        "hyp.gic",
+        "hyp.gic=4",
     ] {
         assert_refused(word, &format!("cannot understand {word}"));
     }

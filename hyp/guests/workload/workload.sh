@@ -90,10 +90,10 @@ disk_sum() {
     dd if="$(disk "$1")" iflag=direct bs=256k 2>/dev/null | md5
 }
 
-# spis NAME: how many of a shared peripheral's interrupts were taken.
+# spis NAME: how many of a shared peripheral's interrupts were taken, by its line.
 spis() {
     awk -v name="$1" -v cpus="$CPUS" \
-        '$NF ~ name && /GIC/ { for (i = 2; i < cpus + 2; i++) n += $i } END { print n + 0 }' \
+        '$NF ~ name && /GIC/ && !/GICv2m/ { for (i = 2; i < cpus + 2; i++) n += $i } END { print n + 0 }' \
         /proc/interrupts
 }
 
@@ -430,13 +430,15 @@ suspend() {
 
 # Prints the kernel's counts since its start, by kind of interrupt, in one line. All counts come
 # from one read of /proc/stat, which includes CPUs that are off line. Its total also includes
-# interrupts whose descriptor is gone: LPIs of drivers that were unbound. /proc/interrupts tells
-# the kind of each number; it does not list IPIs by number.
+# interrupts whose descriptor is gone: MSIs of drivers that were unbound, which are LPIs with an ITS
+# and SPIs with a GICv2m frame. /proc/interrupts tells the kind of each number; it does not list
+# IPIs by number.
 final() {
     awk -v cpus="$CPUS" '
         FILENAME == "/proc/interrupts" {
             irq = $1; sub(":", "", irq); chip = $(cpus + 2)
-            if (chip ~ /^GIC/) kind[irq] = $(cpus + 3) < 32 ? "ppi" : "spi"
+            if (chip ~ /^GICv2m/) { kind[irq] = "spi"; v2m = 1 }
+            else if (chip ~ /^GIC/) kind[irq] = $(cpus + 3) < 32 ? "ppi" : "spi"
             else if (chip ~ /ITS/) kind[irq] = "lpi"
             else kind[irq] = "other"
         }
@@ -449,6 +451,7 @@ final() {
             }
             # The kernel adds up before it lists: an interrupt may have come in between.
             if (freed < 0) freed = 0
+            if (v2m) { n["spi"] += freed; freed = 0 }
             printf "@workload final sgi=%d ppi=%d spi=%d lpi=%d lpi_freed=%d other=%d\n",
                 n["sgi"], n["ppi"], n["spi"], n["lpi"], freed, n["other"]
         }' /proc/interrupts /proc/stat

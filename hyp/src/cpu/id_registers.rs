@@ -11,11 +11,19 @@ use vgic::sysreg::IdRegister;
 
 /// Guest that reads.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Reader {
-    /// The guest with the whole machine.
-    Whole,
-    /// A guest with a part of the machine, which shares the CPU.
-    Part,
+pub(crate) struct Reader {
+    /// The guest has a part of the machine, and shares the CPU.
+    pub(crate) has_part: bool,
+    /// The guest has a GICv2.
+    pub(crate) has_gicv2: bool,
+}
+
+impl Reader {
+    /// A guest with a part of the machine, and a GICv3.
+    pub(crate) const PART: Self = Self {
+        has_part: true,
+        has_gicv2: false,
+    };
 }
 
 /// Register of the space that traps: CRm and op2 of its encoding.
@@ -153,7 +161,11 @@ pub(crate) fn read(iss: u32, reader: Reader) -> Option<u64> {
 
     let register = ((iss >> 1 & 0xf) as u8, (iss >> 17 & 7) as u8);
     let cpu = cpu_value(register)?;
-    let cpu = IdRegister::from_syndrome(iss).map_or(cpu, |id| id.guest_value(cpu));
+    let cpu = match IdRegister::from_syndrome(iss) {
+        Some(id) if reader.has_gicv2 => id.gicv2_guest_value(cpu),
+        Some(id) => id.guest_value(cpu),
+        None => cpu,
+    };
     Some(guest_value(register, cpu, reader))
 }
 
@@ -168,7 +180,7 @@ pub(crate) fn all(reader: Reader) -> impl Iterator<Item = u64> {
 
 /// Applies the tables to the CPU's value of a register.
 fn guest_value(register: Register, cpu: u64, reader: Reader) -> u64 {
-    let part = reader == Reader::Part;
+    let part = reader.has_part;
     if LATER.contains(&register) || part && PART_ZERO.contains(&register) {
         return 0;
     }

@@ -10,3 +10,4 @@ pub(crate) mod percpu;
 pub(crate) mod registers;
 pub(crate) mod rendezvous;
 pub(crate) mod this_cpu;
+pub(crate) mod virtual_lines;

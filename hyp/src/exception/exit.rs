@@ -3,6 +3,9 @@
 //! The vGIC first folds what the guest has done with its list registers. Then the reason for the
 //! exit is handled. Then the vGIC prepares the list registers for entry. All three share a pin,
 //! which enters the epoch only if something has to be looked up.
+//!
+//! A vCPU of a guest with a GICv2 leaves through vectors of its own, and its handlers are instances
+//! of their own, by the parameter `GICV2`: other guests' exits pay nothing for it.
 #![expect(unsafe_code)]
 // UNSAFETY: assumes, without a check, that the CPU runs a vCPU.
 
@@ -14,6 +17,7 @@ use super::frame::Frame;
 use super::sync;
 use super::vectors::resume;
 use crate::cpu::this_cpu::{Loaded, PinnedCpu, ThisCpu};
+use crate::cpu::virtual_lines;
 use crate::schedule;
 use crate::vcpu::switch::{self, Leave};
 use crate::vcpu::{ExitReason, deferred, interrupts};
@@ -44,9 +48,9 @@ pub(crate) enum Wait {
 
 /// Handles a synchronous exit. Entered by the vectors, with the guest's registers at the top of the
 /// stack.
-pub(super) extern "C" fn synchronous(frame: &mut Frame) -> ! {
-    handle_exit(frame, |cpu, loaded, pin, frame| {
-        match sync::handle_trap(loaded, pin, frame) {
+pub(super) extern "C" fn synchronous<const GICV2: bool>(frame: &mut Frame) -> ! {
+    handle_exit::<GICV2>(frame, |cpu, loaded, pin, frame| {
+        match sync::handle_trap::<GICV2>(loaded, pin, frame) {
             TrapOutcome::Resume => Handled::Trap,
             TrapOutcome::Wait(wait) => {
                 if wait == Wait::Standby {
@@ -62,8 +66,8 @@ pub(super) extern "C" fn synchronous(frame: &mut Frame) -> ! {
 
 /// Handles a physical interrupt. Entered by the vectors, with the guest's registers at the top of
 /// the stack.
-pub(super) extern "C" fn interrupt(frame: &mut Frame) -> ! {
-    handle_exit(frame, |cpu, loaded, pin, _| {
+pub(super) extern "C" fn interrupt<const GICV2: bool>(frame: &mut Frame) -> ! {
+    handle_exit::<GICV2>(frame, |cpu, loaded, pin, _| {
         interrupts::handle_physical(cpu, Some(loaded), pin);
         Handled::Interrupts
     });
@@ -71,8 +75,8 @@ pub(super) extern "C" fn interrupt(frame: &mut Frame) -> ! {
 }
 
 /// Handles a system error that was taken to EL2 while the guest ran: the VM is killed.
-pub(super) extern "C" fn system_error(frame: &mut Frame) -> ! {
-    handle_exit(frame, |_, loaded, _, frame| {
+pub(super) extern "C" fn system_error<const GICV2: bool>(frame: &mut Frame) -> ! {
+    handle_exit::<GICV2>(frame, |_, loaded, _, frame| {
         sync::report_system_error(loaded, frame);
         Handled::Leave(Leave::End(End::Killed))
     });
@@ -92,7 +96,7 @@ enum Handled {
 /// Takes the vCPU of the calling CPU from an exit to the next entry. `handle_reason` handles the
 /// reason.
 #[inline(always)]
-fn handle_exit(
+fn handle_exit<const GICV2: bool>(
     frame: &mut Frame,
     handle_reason: impl FnOnce(&ThisCpu, Loaded, &mut PinnedCpu<'_>, &mut Frame) -> Handled,
 ) {
@@ -112,6 +116,9 @@ fn handle_exit(
     };
     if let Some(leave) = leave {
         drop(pin);
+        if GICV2 {
+            virtual_lines::clear();
+        }
         switch::leave(cpu, loaded, frame, leave);
     }
 
@@ -120,6 +127,9 @@ fn handle_exit(
     }
     vcpu.delay.end();
     (vgic.enter(&pin, vcpu.id)).expect("the vCPU is on, and lives here");
+    if GICV2 {
+        virtual_lines::set(vgic.virtual_lines(&pin, vcpu.id));
+    }
     // In place of a drop: `CpuPin::leave` says why.
     pin.leave();
     mem::forget(pin);

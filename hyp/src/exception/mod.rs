@@ -10,4 +10,4 @@ pub(crate) mod report;
 pub(crate) mod sync;
 mod vectors;
 
-pub(crate) use vectors::{enter_guest, translate};
+pub(crate) use vectors::{enter_guest, translate, use_vectors};

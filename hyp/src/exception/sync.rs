@@ -39,17 +39,21 @@ const INSTRUCTION: u64 = 4;
 /// Register number of `XZR`.
 pub(crate) const XZR: usize = 31;
 
-/// Handles the trap that `ESR_EL2` describes.
-pub(super) fn handle_trap(loaded: Loaded, pin: &PinnedCpu<'_>, frame: &mut Frame) -> TrapOutcome {
+/// Handles the trap that `ESR_EL2` describes, of a guest with a GICv2 if `GICV2`.
+pub(super) fn handle_trap<const GICV2: bool>(
+    loaded: Loaded,
+    pin: &PinnedCpu<'_>,
+    frame: &mut Frame,
+) -> TrapOutcome {
     let vcpu = loaded.vcpu;
     let syndrome = ESR_EL2.extract();
     match syndrome.read(ESR_EL2::EC) {
         exception_class::DATA_ABORT => {
-            data_abort(loaded, pin, frame, syndrome.get());
+            data_abort::<GICV2>(loaded, pin, frame, syndrome.get());
             TrapOutcome::Resume
         }
         exception_class::SYSTEM_REGISTER => {
-            system_register(loaded, pin, frame, SysRegTrap(syndrome.get()));
+            system_register::<GICV2>(loaded, pin, frame, SysRegTrap(syndrome.get()));
             TrapOutcome::Resume
         }
         exception_class::WFX => {
@@ -118,7 +122,12 @@ pub(crate) fn fault_address() -> u64 {
 
 /// Emulates an access to a frame of the interrupt controller or to another emulated device, or
 /// injects an external abort where the guest has no device.
-fn data_abort(loaded: Loaded, pin: &PinnedCpu<'_>, frame: &mut Frame, syndrome: u64) {
+fn data_abort<const GICV2: bool>(
+    loaded: Loaded,
+    pin: &PinnedCpu<'_>,
+    frame: &mut Frame,
+    syndrome: u64,
+) {
     let Loaded { vcpu, vgic } = loaded;
     vcpu.count(ExitReason::Mmio);
     // First: the address of a device is known after other faults only.
@@ -131,7 +140,9 @@ fn data_abort(loaded: Loaded, pin: &PinnedCpu<'_>, frame: &mut Frame, syndrome: 
     };
 
     let address = fault_address();
-    let outcome = if abort.is_write() {
+    let outcome = if abort.is_write() && GICV2 {
+        vgic.mmio_write_of(pin, vcpu.id, address, abort.width(), written(frame, &abort))
+    } else if abort.is_write() {
         vgic.mmio_write(pin, address, abort.width(), written(frame, &abort))
     } else {
         vgic.mmio_read(pin, vcpu.id, address, abort.width())
@@ -278,13 +289,18 @@ impl SysRegTrap {
 }
 
 /// Emulates an access to a system register of the interrupt controller, or injects an Undefined
-/// Instruction exception for any other register.
-fn system_register(loaded: Loaded, pin: &PinnedCpu<'_>, frame: &mut Frame, trapped: SysRegTrap) {
+/// Instruction exception for any other register. A GICv2 has no system registers.
+fn system_register<const GICV2: bool>(
+    loaded: Loaded,
+    pin: &PinnedCpu<'_>,
+    frame: &mut Frame,
+    trapped: SysRegTrap,
+) {
     let Loaded { vcpu, vgic } = loaded;
     vcpu.count(ExitReason::SystemRegister);
     let register = trapped.register();
 
-    let done = match trapped.sysreg() {
+    let done = match trapped.sysreg().filter(|_| !GICV2) {
         Some(target) if trapped.is_read() => {
             let value = vgic.sysreg_read(pin, vcpu.id, target);
             value.map(|value| {

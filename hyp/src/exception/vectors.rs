@@ -5,12 +5,16 @@
 //! `SPSR_EL2` stay in their registers: interrupts are masked at EL2, so that nothing overwrites
 //! them.
 //!
+//! There are two tables, which differ in the handlers of exits: a guest with a GICv2 has its own.
+//!
 //! An exception taken from EL2 is a bug or a hardware error. Its report runs on the CPU's emergency
 //! stack, because the CPU's own stack may be the cause.
 #![expect(unsafe_code)]
 // UNSAFETY: assembly.
 
 use core::arch::global_asm;
+
+use aarch64_cpu::registers::{VBAR_EL2, Writeable};
 
 use super::frame::Frame;
 use crate::cpu::percpu::{PerCpu, offsets};
@@ -25,6 +29,22 @@ unsafe extern "C" {
 
     /// Returns `PAR_EL1` after the translation of `address` by stage 1 of EL1.
     safe fn guest_translate(address: u64) -> u64;
+
+    /// Table of a guest with a GICv3.
+    static exception_vectors: u8;
+
+    /// Table of a guest with a GICv2.
+    static exception_vectors_gicv2: u8;
+}
+
+/// Makes the calling CPU use the vectors of a guest with a GICv2, or of one with a GICv3. The
+/// exception return that enters the guest synchronizes the register.
+pub(crate) fn use_vectors(has_gicv2: bool) {
+    let table = match has_gicv2 {
+        true => &raw const exception_vectors_gicv2,
+        false => &raw const exception_vectors,
+    };
+    VBAR_EL2.set(table.addr() as u64);
 }
 
 /// Enters the guest on the calling CPU, with `frame` as its registers, and discards the contents of
@@ -113,9 +133,7 @@ global_asm!(
     b       fault_common
     .endm
 
-    .balign 0x800
-    .global exception_vectors
-exception_vectors:
+    .macro vectors sync interrupt system_error
     // From EL2 itself, on SP_EL0, which it does not use.
     fault   0
     fault   1
@@ -133,16 +151,24 @@ exception_vectors:
     fault   1
     fault   2
     fault   3
-    // From the guest in AArch64.
-    exit_from_guest {sync}
-    exit_from_guest {interrupt}
-    exit_from_guest {interrupt}
-    exit_from_guest {system_error}
-    // From the guest's EL0 in AArch32.
-    exit_from_guest {sync}
-    exit_from_guest {interrupt}
-    exit_from_guest {interrupt}
-    exit_from_guest {system_error}
+    // From the guest in AArch64, and from its EL0 in AArch32.
+    .rept 2
+    exit_from_guest \sync
+    exit_from_guest \interrupt
+    exit_from_guest \interrupt
+    exit_from_guest \system_error
+    .endr
+    .endm
+
+    .balign 0x800
+    .global exception_vectors
+exception_vectors:
+    vectors {sync} {interrupt} {system_error}
+
+    .balign 0x800
+    .global exception_vectors_gicv2
+exception_vectors_gicv2:
+    vectors {gicv2_sync} {gicv2_interrupt} {gicv2_system_error}
 
     .global guest_enter
     .global guest_resume
@@ -221,9 +247,12 @@ fault_common:
     "#,
     frame = const Frame::SIZE,
     emergency_top = const offsets::EMERGENCY_TOP,
-    sync = sym super::exit::synchronous,
-    interrupt = sym super::exit::interrupt,
-    system_error = sym super::exit::system_error,
+    sync = sym super::exit::synchronous::<false>,
+    interrupt = sym super::exit::interrupt::<false>,
+    system_error = sym super::exit::system_error::<false>,
+    gicv2_sync = sym super::exit::synchronous::<true>,
+    gicv2_interrupt = sym super::exit::interrupt::<true>,
+    gicv2_system_error = sym super::exit::system_error::<true>,
     fault = sym super::fatal::fault,
 );
 

@@ -50,11 +50,11 @@ impl PendingTable {
 pub(crate) struct MsiSource {
     /// Index of the VM that has mapped the event.
     pub(crate) vm: u16,
-    /// Index of the ITS in the device tree, or [`MsiSource::DOORBELL`].
+    /// Index of the ITS in the device tree, or [`MsiSource::DOORBELL`] or [`MsiSource::SPI`].
     pub(crate) its: u8,
     /// DeviceID, below 2^24 so that it fits a packed source; the vCPU of a doorbell.
     pub(crate) device: u32,
-    /// EventID, below 2^16 so that it fits a packed source.
+    /// EventID, below 2^16 so that it fits a packed source; the INTID of an SPI.
     pub(crate) event: u32,
 }
 
@@ -64,6 +64,9 @@ impl MsiSource {
 
     /// In place of an ITS: the LPI is the doorbell of a vCPU's virtual PE.
     pub(crate) const DOORBELL: u8 = u8::MAX;
+
+    /// In place of an ITS: the LPI is an MSI that makes an SPI pending, of a VM with a GICv2.
+    pub(crate) const SPI: u8 = u8::MAX - 1;
 
     /// Packed value of a free LPI.
     const NONE: u64 = u64::MAX;

@@ -73,6 +73,15 @@ impl Machine {
             seed: entropy::read(tree),
         }
     }
+
+    /// Returns true if no device and no RAM is in `frames`.
+    pub(crate) fn is_free(&self, frames: &Range<usize>) -> bool {
+        let mut free = Pages::default();
+        free.add(frames);
+        let taken = self.devices.iter().chain(self.memory.iter());
+        taken.for_each(|range| free.remove(range));
+        free.contains(frames)
+    }
 }
 
 impl Gic {

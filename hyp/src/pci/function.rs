@@ -159,8 +159,15 @@ fn disable(access: &impl Access, bdf: Bdf) {
 /// Returns the functions of a bus that are no bridges between buses. [`Function::read`] tells their
 /// state.
 pub(crate) fn enumerate(access: &impl Access, bus: u8) -> Vec<Function> {
-    let mut found = Vec::new();
-    for device in 0..Bdf::DEVICES {
+    let addresses = addresses(access, bus);
+    let functions = addresses.filter_map(|bdf| Function::read(access, bdf));
+    functions.collect()
+}
+
+/// Returns the addresses of the functions of a bus, of bridges too. A device with one function may
+/// answer at the addresses of others.
+pub(crate) fn addresses(access: &impl Access, bus: u8) -> impl Iterator<Item = Bdf> {
+    (0..Bdf::DEVICES).flat_map(move |device| {
         let first = Bdf::new(bus, device, 0);
         let header = access.read(first, HEADER_TYPE, Width::Byte);
         let is_there = access.read_word(first, ID) & 0xffff != NO_VENDOR;
@@ -169,10 +176,8 @@ pub(crate) fn enumerate(access: &impl Access, bus: u8) -> Vec<Function> {
             (true, false) => 1,
             (true, true) => Bdf::FUNCTIONS,
         };
-        let addresses = (0..count).map(|function| Bdf::new(bus, device, function));
-        found.extend(addresses.filter_map(|bdf| Function::read(access, bdf)));
-    }
-    found
+        (0..count).map(move |function| Bdf::new(bus, device, function))
+    })
 }
 
 /// Returns the offset of a BAR in configuration space.

@@ -130,13 +130,28 @@ fn inject_lpi(cpu: &ThisCpu, loaded: Option<Loaded>, pin: &PinnedCpu<'_>, lpi: u
         DeviceId(source.device),
         EventId(source.event),
     );
-    if injected.is_err() && source.its == MsiSource::DOORBELL {
-        let rung = VcpuId::new(source.device as usize).map(|vcpu| vgic.doorbell(pin, vcpu));
-        debug_assert!(matches!(rung, Some(Ok(()))), "{source:?}: {rung:?}");
+    if injected.is_err() {
+        take_other(vgic, pin, source);
     }
     if let Some(loaded) = loaded {
         cpu.ledger.open(pin, loaded.vcpu.vm);
     }
+}
+
+/// Takes an LPI that is no event of a virtual ITS: a doorbell, or an MSI that makes an SPI pending.
+#[cold]
+#[inline(never)]
+fn take_other(vgic: &Controller, pin: &PinnedCpu<'_>, source: MsiSource) {
+    let is_taken = match source.its {
+        MsiSource::DOORBELL => {
+            VcpuId::new(source.device as usize).is_some_and(|vcpu| vgic.doorbell(pin, vcpu).is_ok())
+        }
+        MsiSource::SPI => {
+            IntId::spi(source.event).is_some_and(|spi| vgic.inject_spi(pin, spi).is_ok())
+        }
+        _ => true,
+    };
+    debug_assert!(is_taken, "{source:?}");
 }
 
 /// Notes an MSI, for the choice of its vCPU between direct injection and list registers.

@@ -11,6 +11,7 @@ use super::power::PowerState;
 use super::{Vcpu, deferred, spinning};
 use crate::cpu::clock::now;
 use crate::cpu::this_cpu::{Loaded, ThisCpu};
+use crate::cpu::virtual_lines;
 use crate::exception::enter_guest;
 use crate::exception::frame::Frame;
 use crate::schedule;
@@ -87,6 +88,9 @@ fn load_and_enter(cpu: &ThisCpu, here: Here<'_>, vcpu: &'static Vcpu) {
         vcpu.delay.load();
         vcpu.delay.end();
         (vgic.enter(&pin, id)).expect("the vCPU is on, and on no other CPU");
+        if vm.has_gicv2() {
+            virtual_lines::set(vgic.virtual_lines(&pin, id));
+        }
     }
     if vcpu.entity.is_brief() {
         // The way here may have been longer than the turn, in which the vCPU has to get ahead.

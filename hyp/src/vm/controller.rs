@@ -2,13 +2,18 @@
 
 use alloc::boxed::Box;
 
-use vgic::config::{ItsConfig, LPIS_OF_16_BITS, REDISTRIBUTOR_STRIDE, RedistributorRegion};
+use vgic::config::{
+    GICV2_CPU_INTERFACE_SIZE, Gicv2Config, ItsConfig, LPIS_OF_16_BITS, REDISTRIBUTOR_STRIDE,
+    RedistributorRegion,
+};
 use vgic::epoch::CpuPin;
 use vgic::intid::{Affinity, IntId, VcpuId};
 use vgic::{Config, Host, Vgic};
 
 use super::Vm;
 use super::host::{Mirror, VmHost};
+use super::v2m;
+use crate::gic;
 use crate::machine::Machine;
 use crate::println;
 
@@ -18,6 +23,9 @@ pub(crate) type Controller = Vgic<VmHost>;
 /// Address of the ITS of a VM with a part of the machine, as on QEMU's `virt` board. The addresses
 /// of the other frames, from [`Config::new`], are that board's too.
 pub(crate) const ITS: u64 = 0x0808_0000;
+
+/// Distance of a GICv2's CPU interface from its distributor, as on QEMU's `virt` board.
+const CPU_INTERFACE: u64 = 0x1_0000;
 
 /// Limits on the memory that the hypervisor allocates for the ITS of a VM with a part of the
 /// machine, besides that on events.
@@ -61,6 +69,32 @@ pub(crate) fn of_machine(machine: &Machine, has_its: bool) -> Config {
             .map(|frame| ItsConfig::at(frame.start as u64))
             .collect();
     }
+    config
+}
+
+/// Returns the configuration of a GICv2 for the VM with the whole machine, with every SPI of the
+/// architecture. The GICv2m frame, for the MSIs of devices at the first ITS if `has_its`, has SPIs
+/// after the machine's own, if there are any.
+///
+/// # Panics
+/// If the machine has too many CPUs for a GICv2, or no room for the CPU interface.
+pub(crate) fn gicv2_of_machine(machine: &Machine, has_its: bool) -> Config {
+    let mut config = of_machine(machine, false).with_gicv2();
+    let cpu_interface = config.distributor + CPU_INTERFACE;
+    let start = cpu_interface as usize;
+    assert!(
+        machine.is_free(&(start..start + GICV2_CPU_INTERFACE_SIZE as usize)),
+        "no room for the CPU interface of a GICv2 at {start:#x}"
+    );
+
+    let first = gic::get().distributor.spis().end;
+    let its = machine.gic.its.first().filter(|_| has_its);
+    let v2m = its.and_then(|its| v2m::config(its.start as u64, first));
+    config.gicv2 = Some(Gicv2Config {
+        cpu_interface,
+        v2m: v2m.into_iter().collect(),
+    });
+    (config.validate()).unwrap_or_else(|error| panic!("the guest's GICv2: {error}"));
     config
 }
 

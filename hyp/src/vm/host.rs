@@ -228,9 +228,14 @@ impl Host for VmHost {
     }
 
     fn routed(&self, intid: IntId, target: Option<VcpuId>) {
-        if let Some(target) = target.filter(|_| self.has_spi(intid)) {
+        let Some(target) = target else {
+            return;
+        };
+        if self.has_spi(intid) {
             let affinity = self.gic.affinity(target.index());
             self.gic.distributor.route(intid.raw(), affinity);
+        } else if let Some(frame) = &self.vm.msi_frame {
+            frame.route(intid.raw(), self.vcpus[target.index()].entity.cpu());
         }
     }
 

@@ -27,6 +27,7 @@ pub(crate) mod psci;
 pub(crate) mod saved;
 pub(crate) mod snapshot;
 pub(crate) mod tree;
+pub(crate) mod v2m;
 pub(crate) mod virtio;
 
 use alloc::boxed::Box;
@@ -48,6 +49,7 @@ use crate::cpu::control;
 use crate::cpu::id_registers::Reader;
 use crate::cpu::percpu;
 use crate::cpu::registers::VMPIDR_EL2;
+use crate::exception;
 use crate::gic;
 use crate::gic::lpi::MsiSource;
 use crate::memory::stage2::Stage2;
@@ -64,6 +66,7 @@ use lifetime::Lifetime;
 use memory::GuestMemory;
 use options::Direct;
 use saved::{Held, Moments};
+use v2m::MsiFrame;
 use virtio::EntropyDevice;
 
 /// Part of the machine that a VM has.
@@ -86,6 +89,8 @@ pub(crate) struct Vm {
     pub(crate) console: Option<Console>,
     /// PCI functions of the machine, unless the VM has the whole machine.
     pub(crate) devices: Option<Devices>,
+    /// GICv2m frame, if the VM has one and PCI functions use it.
+    pub(crate) msi_frame: Option<MsiFrame>,
     /// Entropy device of the hypervisor's own, if the VM has one.
     pub(crate) entropy: Option<EntropyDevice>,
     /// True if the run ends without waiting for this VM.
@@ -176,6 +181,7 @@ pub(crate) struct Description {
     pub(crate) stage2: Stage2,
     pub(crate) memory: GuestMemory,
     pub(crate) devices: Option<Devices>,
+    pub(crate) msi_frame: Option<MsiFrame>,
     pub(crate) entropy: Option<EntropyDevice>,
     pub(crate) boot: Boot,
     pub(crate) is_daemon: bool,
@@ -277,6 +283,7 @@ impl Vm {
             stage2,
             memory,
             devices,
+            msi_frame,
             entropy,
             boot,
             is_daemon,
@@ -302,6 +309,7 @@ impl Vm {
             console: (extent == Extent::Part).then(|| Console::new(index, &name)),
             name,
             devices,
+            msi_frame,
             entropy,
             is_daemon,
             lifetime: Lifetime::default(),
@@ -374,6 +382,7 @@ impl Vm {
     /// Makes the calling CPU, whose number is `cpu`, translate by the VM's tables, for `vcpu`.
     pub(crate) fn activate(&self, cpu: usize, vcpu: &Vcpu) {
         self.stage2.activate();
+        exception::use_vectors(self.has_gicv2());
         if self.extent == Extent::Whole {
             return;
         }
@@ -416,9 +425,14 @@ impl Vm {
 
     /// Returns the kind of reader of identification registers.
     pub(crate) fn reader(&self) -> Reader {
-        match self.extent {
-            Extent::Whole => Reader::Whole,
-            Extent::Part => Reader::Part,
+        Reader {
+            has_part: self.extent == Extent::Part,
+            has_gicv2: self.has_gicv2(),
         }
+    }
+
+    /// Returns true if the guest's interrupt controller is a GICv2.
+    pub(crate) fn has_gicv2(&self) -> bool {
+        self.config.gicv2.is_some()
     }
 }

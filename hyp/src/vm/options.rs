@@ -12,6 +12,7 @@ const PREFIX: &str = "hyp.";
 
 /// Beginnings of the options that a VM with the whole machine may have too.
 const DIRECT: &str = "hyp.direct=";
+const GIC: &str = "hyp.gic=";
 const SAVED: &str = "hyp.saved=";
 const SEED: &str = "hyp.seed=";
 const EXTENDED_SPIS: &str = "hyp.espis=";
@@ -57,6 +58,9 @@ pub(crate) struct Options {
     /// True if the VM has the hypervisor's entropy device.
     pub(crate) has_entropy: bool,
     pub(crate) direct: Direct,
+    /// True if the guest's interrupt controller is a GICv2, and not a GICv3. Of the VM with the
+    /// whole machine only.
+    pub(crate) has_gicv2: bool,
     /// Milliseconds between saves in place, on average.
     pub(crate) saved: Option<u32>,
     /// Seed of the moments of those saves, and of changes of direct injection.
@@ -137,6 +141,7 @@ impl Options {
             is_daemon: false,
             has_entropy: false,
             direct: Direct::Auto,
+            has_gicv2: false,
             saved: None,
             seed: 1,
             kvm: None,
@@ -163,8 +168,9 @@ impl Options {
 
     /// Reads the options of a VM with the whole machine among the words of its command line.
     pub(crate) fn of_machine(text: &str) -> Result<Self, BadOption> {
-        const OURS: [&str; 6] = [
+        const OURS: [&str; 7] = [
             DIRECT,
+            GIC,
             SAVED,
             SEED,
             EXTENDED_SPIS,
@@ -206,6 +212,8 @@ impl Options {
             Some(("direct", "on")) => self.direct = Direct::On,
             Some(("direct", "auto")) => self.direct = Direct::Auto,
             Some(("direct", "switch")) => self.direct = Direct::Switch,
+            Some(("gic", "2")) => self.has_gicv2 = true,
+            Some(("gic", "3")) => self.has_gicv2 = false,
             Some(("saved", value)) => self.saved = Some(number(value, 1..=1 << 20)?),
             Some(("seed", value)) => self.seed = number(value, 0..=u32::MAX)?,
             Some(("espis", value)) => self.extended_spis = number(value, 0..=1024)?,

@@ -216,7 +216,7 @@ fn identity(vm: &Vm) -> Identity {
     const BITS: u64 = 0x3f << 23;
     Identity {
         cpu: MIDR_EL1.get(),
-        features: id_registers::all(Reader::Part).collect(),
+        features: id_registers::all(Reader::PART).collect(),
         interface: ICH_VTR_EL2.get() & BITS,
         vector: vector::length() as u64,
         frequency: frequency(),

@@ -192,7 +192,7 @@ fn unwrapped(path: &Path, scratch: &Path, has_part: bool) -> Result<PathBuf> {
 
 /// Returns the kernel's command line. A Debian kernel gets a console from its first line on, a
 /// panic at its first warning or oops, and a panic that ends the machine at once (QEMU runs with
-/// -no-reboot). The hypervisor reads its word among the guest's.
+/// -no-reboot). The hypervisor reads its words among the guest's.
 fn command_line(options: &BootOptions) -> String {
     let built_in = match options.kernel {
         Kernel::Debian(_) => "console=ttyAMA0 earlycon panic=-1 panic_on_warn=1 oops=panic",
@@ -201,8 +201,13 @@ fn command_line(options: &BootOptions) -> String {
     let direct = options
         .direct
         .map(|direct| format!("hyp.direct={}", direct.word()));
+    let gic = match options.has_virtual_gicv2() {
+        true => "hyp.gic=2",
+        false => "",
+    };
     let parts = [
         built_in,
+        gic,
         direct.as_deref().unwrap_or_default(),
         options.append.as_deref().unwrap_or_default(),
     ];

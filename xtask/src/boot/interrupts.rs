@@ -1,14 +1,21 @@
 //! The guest's `/proc/interrupts`.
 //!
 //! A header names the CPUs that are on line; a row has a name, a count for each of them, and a
-//! description: `27 Level arch_timer` behind the chip `GICv3`, an event behind an `ITS-...` chip,
-//! or a text for an inter-processor interrupt.
+//! description: `27 Level arch_timer` behind the chip `GICv3`, or `GIC-0` for a GICv2, an event
+//! behind an `ITS-...` chip, an MSI that is an SPI behind a `GICv2m-...` chip, or a text for an
+//! inter-processor interrupt.
 
 use super::kinds::PerKind;
 
 /// The first INTID of the SPIs. Lower ones are a CPU's own: PPIs, and SGIs, which Linux lists by
 /// name.
 const FIRST_SPI: u32 = 32;
+
+/// Name of the chip of a GICv2.
+const GICV2: &str = "GIC-0";
+
+/// Beginning of the name of a chip of MSIs that are SPIs.
+pub(super) const MSI_FRAME: &str = "GICv2m";
 
 /// A row of the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,8 +63,9 @@ fn row(line: &str, cpus: usize) -> Option<Row> {
     let kind = match what {
         _ if counts.len() < cpus => None,
         _ if name.starts_with("IPI") => Some("sgi"),
-        ["GICv3", number, ..] if number.parse::<u32>().ok()? < FIRST_SPI => Some("ppi"),
-        ["GICv3", ..] => Some("spi"),
+        ["GICv3" | GICV2, number, ..] if number.parse::<u32>().ok()? < FIRST_SPI => Some("ppi"),
+        ["GICv3" | GICV2, ..] => Some("spi"),
+        [chip, ..] if chip.starts_with(MSI_FRAME) => Some("spi"),
         [chip, ..] if chip.starts_with("ITS") => Some("lpi"),
         _ => None,
     };
@@ -114,6 +122,18 @@ mod tests {
                 lpi: 8
             }
         );
+    }
+
+    #[test]
+    fn a_gicv2_has_ppis_spis_and_msis_that_are_spis() {
+        let rows = parse(&[
+            "           CPU0",
+            " 11:        414   GIC-0  27 Level     arch_timer",
+            " 13:          5   GIC-0  33 Level     uart-pl011",
+            " 20:          7   GICv2m-PCI-MSIX-0000:00:01.0   0 Edge      virtio0-config",
+        ]);
+        let kinds = rows.unwrap().into_iter().map(|row| row.kind.unwrap());
+        assert_eq!(kinds.collect::<Vec<_>>(), ["ppi", "spi", "spi"]);
     }
 
     #[test]

@@ -149,7 +149,7 @@ pub(crate) fn board(
         None => "",
     };
     let mut command = qemu.board(&Board {
-        gic: options.gic,
+        gic: options.machine_gic(),
         options: &format!("virtualization={virtualization}{iommu}{acpi}"),
         cpu: &options.cpu,
         cpus: options.cpus(),

@@ -100,6 +100,7 @@ pub(crate) fn boot(options: &BootOptions, reports: &Path) -> Result<bool> {
         part: options.has_part(),
         lpis_on: options.lpis_on.then(|| options.cpus()),
         direct: options.direct(),
+        gicv2: options.gic == 2,
     };
     let mut checks = checks::check(setting, ended.clone(), &transcript);
     if ended.says_all() {

@@ -23,6 +23,7 @@ Examples:
   cargo xtask boot --vcpus 64 --kernel 6.1 an older kernel on many
   cargo xtask boot --vcpus 64 --cpus 2     vCPUs that share two CPUs
   cargo xtask boot --gic 4                 MSIs that reach the guest directly
+  cargo xtask boot --gic 2 --vcpus 8       a guest with a GICv2
   cargo xtask boot --interactive           a shell in the guest; type once its
                                            prompt is there; `poweroff -f` ends
                                            it
@@ -34,6 +35,9 @@ Examples:
 
 /// The largest number of emulated CPUs.
 pub(super) const MOST_CPUS: i64 = 64;
+
+/// The largest number of vCPUs with a GICv2.
+const MOST_GICV2_VCPUS: u16 = 8;
 
 /// Options of `cargo xtask boot`.
 #[derive(Clone, Debug)]
@@ -51,7 +55,8 @@ pub(crate) struct BootOptions {
     pub(crate) append: Option<String>,
     /// The CPU model that QEMU emulates.
     pub(crate) cpu: String,
-    /// The version of the machine's GIC: 3 or 4.
+    /// The version of the machine's GIC: 3 or 4. With 2, the guest has a GICv2, and the machine a
+    /// GICv3 if the hypervisor runs.
     pub(crate) gic: u8,
     /// Direct injection of MSIs. Without it, the hypervisor's choice.
     pub(crate) direct: Option<Direct>,
@@ -128,10 +133,12 @@ impl Options for BootOptions {
             option(
                 "gic",
                 "VERSION",
-                "The GIC of the emulated machine: 3, or 4 for direct injection of MSIs",
+                "The GIC of the emulated machine: 3, or 4 for direct injection of MSIs. With 2, the \
+                 guest has a GICv2, on a machine with a GICv3 that has no hardware for it, or with \
+                 --bare the machine; for up to 8 vCPUs, without --cpus and --firmware",
             )
             .default_value("3")
-            .value_parser(value_parser!(u8).range(3..=4)),
+            .value_parser(value_parser!(u8).range(2..=4)),
             option(
                 "direct",
                 "on|off|auto|switch",
@@ -275,7 +282,31 @@ impl BootOptions {
             self.direct.is_none() || self.gic == 4,
             "--direct wants a GICv4: --gic 4"
         );
+        if self.gic == 2 {
+            ensure!(
+                self.vcpus <= MOST_GICV2_VCPUS,
+                "--gic 2: a GICv2 has {MOST_GICV2_VCPUS} vCPUs at most"
+            );
+            ensure!(
+                !self.has_part() && !self.firmware,
+                "--gic 2 is for a guest with the whole machine, which finds its devices by the \
+                 device tree: not with --cpus and --firmware"
+            );
+        }
         Ok(())
+    }
+
+    /// Tells whether the hypervisor gives the guest a GICv2.
+    pub(crate) fn has_virtual_gicv2(&self) -> bool {
+        self.gic == 2 && !self.bare
+    }
+
+    /// Returns the version of the machine's GIC.
+    pub(super) fn machine_gic(&self) -> u8 {
+        match self.has_virtual_gicv2() {
+            true => 3,
+            false => self.gic,
+        }
     }
 
     /// Tells whether the VM has a part of the machine only.
@@ -474,6 +505,29 @@ mod tests {
             &["--gic", "3", "--direct", "on"],
         ] {
             assert_eq!(direct(refused), None, "{refused:?}");
+        }
+    }
+
+    #[test]
+    fn a_gicv2_is_the_guests_or_without_the_hypervisor_the_machines() {
+        let gic = |arguments: &[&str]| {
+            let options = boot(arguments).ok()?;
+            let gic = (options.has_virtual_gicv2(), options.machine_gic());
+            options.validate().ok().map(|()| gic)
+        };
+        assert_eq!(gic(&[]), Some((false, 3)));
+        assert_eq!(gic(&["--gic", "4"]), Some((false, 4)));
+        assert_eq!(gic(&["--gic", "2", "--vcpus", "8"]), Some((true, 3)));
+        assert_eq!(gic(&["--gic", "2", "--bare"]), Some((false, 2)));
+        assert_eq!(gic(&["--gic", "2", "--efi", "tree"]), Some((true, 3)));
+        for refused in [
+            &["--gic", "1"][..],
+            &["--gic", "2", "--vcpus", "9"],
+            &["--gic", "2", "--cpus", "2"],
+            &["--gic", "2", "--firmware"],
+            &["--gic", "2", "--direct", "on"],
+        ] {
+            assert_eq!(gic(refused), None, "{refused:?}");
         }
     }
 

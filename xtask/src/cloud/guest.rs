@@ -150,6 +150,7 @@ impl Guest {
             part: true,
             lpis_on: None,
             direct: (options.gic == 4).then_some(Direct::On),
+            gicv2: false,
         };
         let mut checks = vec![checks::faults(transcript)];
         checks::workload(setting, transcript, &mut checks);

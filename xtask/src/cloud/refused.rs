@@ -132,6 +132,11 @@ pub(super) fn before() -> Vec<Refused> {
         ),
         Refused::new(
             Good,
+            "hyp.name=gicv2 hyp.gic=2",
+            "hyp.gic=2 is for a guest with the whole machine",
+        ),
+        Refused::new(
+            Good,
             "hyp.name=lpis hyp.events=65536 hyp.pci=00:01.0",
             "there are 57344 LPIs left, and 65536 events want one each",
         ),

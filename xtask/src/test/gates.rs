@@ -45,6 +45,9 @@ const DIRECT: [(&str, u16, Option<u16>, Direct); 2] = [
     ("boot-switch", 4, Some(2), Direct::Switch),
 ];
 
+/// The vCPUs of the boot with a GICv2.
+const GICV2_VCPUS: u16 = 2;
+
 /// The CPUs of the boot by UEFI firmware, and how ACPI tells them to be connected.
 const EFI_CPUS: u16 = 4;
 const EFI_BOARD: [&str; 2] = ["-smp", "4,sockets=2,clusters=2"];
@@ -430,6 +433,7 @@ pub(crate) fn all() -> Vec<Gate> {
     gates.extend(BOOTS.map(boot));
     gates.push(crowd_gate());
     gates.extend(DIRECT.map(direct_gate));
+    gates.push(gicv2_gate());
     gates.push(efi_gate());
     gates.push(image_gate());
     gates
@@ -603,6 +607,21 @@ fn direct_gate((slug, vcpus, cpus, direct): (&str, u16, Option<u16>, Direct)) ->
     Gate::booting(
         slug,
         format!("boot {vcpus} vcpus on a GICv4, {how}"),
+        Action::Boot(options),
+    )
+}
+
+/// Declares the gate of a boot of a guest with a GICv2.
+fn gicv2_gate() -> Gate {
+    let options = BootOptions {
+        vcpus: GICV2_VCPUS,
+        gic: 2,
+        brief: true,
+        ..BootOptions::default()
+    };
+    Gate::booting(
+        "boot-gicv2",
+        format!("boot {GICV2_VCPUS} vcpus with a GICv2"),
         Action::Boot(options),
     )
 }
@@ -813,6 +832,7 @@ mod tests {
             "boot-6.12-4",
             "boot-direct",
             "boot-switch",
+            "boot-gicv2",
             "boot-efi",
             "image",
         ] {

@@ -2,6 +2,7 @@
 //! its own for each other VM.
 
 pub(crate) mod edit;
+pub(crate) mod gicv2;
 pub(crate) mod idle_states;
 pub(crate) mod part;
 pub(crate) mod second_its;

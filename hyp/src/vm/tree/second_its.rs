@@ -15,7 +15,6 @@ use vgic::description::device_tree::its_node;
 use super::edit;
 use super::part::written;
 use crate::machine::{Machine, tree};
-use crate::memory::ranges::Pages;
 
 /// Option on the guest's command line.
 const OPTION: &str = "hyp.its=2";
@@ -33,7 +32,7 @@ pub(crate) fn add(blob: &mut [u8], machine: &Machine) -> Option<Range<usize>> {
     let first = machine.gic.its.first().expect("the machine has an ITS");
     let frames = first.start - ITS_SIZE..first.start;
     assert!(
-        is_free(&frames, machine),
+        machine.is_free(&frames),
         "no room for an ITS at {frames:#x?}"
     );
 
@@ -49,13 +48,4 @@ pub(crate) fn add(blob: &mut [u8], machine: &Machine) -> Option<Range<usize>> {
         .add_child(written(&node));
     edit::write(blob, &edited);
     Some(frames)
-}
-
-/// Returns true if no device and no RAM is in `frames`.
-fn is_free(frames: &Range<usize>, machine: &Machine) -> bool {
-    let mut free = Pages::default();
-    free.add(frames);
-    let taken = machine.devices.iter().chain(machine.memory.iter());
-    taken.for_each(|range| free.remove(range));
-    free.contains(frames)
 }
