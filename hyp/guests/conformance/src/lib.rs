@@ -12,6 +12,7 @@
 //! the run goes on behind it.
 #![no_std]
 
+pub mod bank;
 pub mod board;
 pub mod case;
 pub mod console;
