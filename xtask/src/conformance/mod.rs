@@ -294,8 +294,8 @@ pub(crate) struct Counts {
 
 /// Runs the cases or lists them, and tells whether all of them conform.
 ///
-/// A full run in which nothing fails also writes its columns into `docs/conformance.md`: one under
-/// the hypervisor and beside it, or one in a single place that has a column.
+/// A full run in which nothing fails also writes its columns into `docs/conformance.md`, one with
+/// `--bare` or `--kvm` too.
 pub(crate) fn conformance(options: &ConformanceOptions) -> Result<bool> {
     let (counts, report) = run_or_list(options, &project::reports())?;
     let full = ConformanceOptions {

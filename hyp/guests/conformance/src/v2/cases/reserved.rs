@@ -77,7 +77,7 @@ pub(super) const CASES: &[Case] = &[
     }),
     Case::new("raz2.gicc_ctlr", "GICC_CTLR, bits 31:11 (4.4.1)", |_| {
         // Bits 8:5 are for a bypass, which an implementation may have.
-        gicc::write(gicc::CTLR, u32::MAX & !(0xf << 5));
+        gicc::write(gicc::CTLR, !(0xf << 5));
         let read = gicc::read(gicc::CTLR);
         gicc::set_ctlr(0);
         equal("bits 31:11", read >> 11, 0)?;

@@ -21,7 +21,7 @@ const NSATT: u32 = 1 << 15;
 const LIST: u32 = 0xff;
 
 /// SGIs that go to and fro.
-const ROUNDS: u32 = 500;
+const ROUNDS: u32 = 100;
 
 pub(super) const CASES: &[Case] = &[
     Case::new(

@@ -54,7 +54,7 @@ pub(super) const CASES: &[Case] = &[
     .unlike_qemu("the bits of absent CPUs are kept")
     .on(Cpus::Two),
     Case::new("targets.kept", "GICD_ITARGETSR<n> (4.3.12)", |m| {
-        let mask = |intid: u32| intid * 0x35 & m.everyone();
+        let mask = |intid: u32| (intid * 0x35) & m.everyone();
         let spis = FREE_SPI..m.free_end();
         spis.clone()
             .for_each(|intid| m.irq(intid).set_targets(mask(intid)));
