@@ -70,12 +70,13 @@ const LIMIT: Duration = Duration::from_secs(400);
 
 const AFTER_HELP: &str = "\
 Every case names the register or section of IHI 0069 that it tests, or of IHI
-0048 if it is for a GICv2. The same program runs under hyp and on the GIC that QEMU emulates, and once more under
-hyp with an instruction a nanosecond, where no stay at EL2 may be longer than
-its bound. The outcome goes to target/reports/conformance.json; if nothing
-fails, the tables of docs/conformance.md are written anew. The exit status is 0
-only if every case passes under hyp, and those that fail on another GIC are
-known to, with the reason.
+0048 if it is for a GICv2. The same program runs under hyp and on the GIC that
+QEMU emulates, and once more under hyp with an instruction a nanosecond, where
+no stay at EL2 may be longer than its bound. The outcome goes to
+target/reports/conformance.json; if nothing fails, the tables of
+docs/conformance.md are written anew. The exit status is 0 only if every case
+passes under hyp, and those that fail on another GIC are known to, with the
+reason.
 
 Examples:
   cargo xtask conformance                    all cases, 4 vCPUs, both GICs

@@ -136,9 +136,11 @@ stacks:
     ram = const RAM,
 );
 
-/// Declares what a program does: its first function on CPU 0, with the address of the device tree,
-/// which is a `fn(usize) -> !`; a `fn(bool) -> u32` that acknowledges the interrupt of an exception,
-/// an FIQ if true, and returns what it has read; and a `fn(bool, u32)` that ends such an interrupt.
+/// Declares what a program does, by three functions.
+///
+/// A `fn(usize) -> !` is the first on CPU 0, with the address of the device tree. A `fn(bool) ->
+/// u32` acknowledges the interrupt of an exception, an FIQ if true, and returns what it has read. A
+/// `fn(bool, u32)` ends such an interrupt.
 #[macro_export]
 macro_rules! guest {
     ($first:path, $acknowledge:path, $end:path) => {

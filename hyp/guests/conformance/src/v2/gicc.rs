@@ -5,10 +5,10 @@ use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use crate::cpu::{self, spin_until};
 use crate::mmio::{read_32, write_32};
 
-/// What an acknowledge reads without a pending interrupt.
+/// Value that an acknowledge reads without a pending interrupt.
 pub(crate) const NONE: u32 = 1023;
 
-/// What an acknowledge reads if the pending interrupt is of Group 1, and `AckCtl` is 0.
+/// Value that an acknowledge reads if the pending interrupt is of Group 1, and `AckCtl` is 0.
 pub(crate) const OF_GROUP_1: u32 = 1022;
 
 /// Priority mask that lets every priority through.

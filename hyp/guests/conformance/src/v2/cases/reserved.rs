@@ -109,7 +109,7 @@ pub(super) const CASES: &[Case] = &[
         let spi = m.edge(0);
         spi.set_pending();
         expect(spi.intid)?;
-        // What they read as is left open.
+        // The values are left open.
         m.read(SGIR);
         for register in [gicc::EOIR, gicc::AEOIR, gicc::DIR] {
             gicc::read(register);
