@@ -295,13 +295,11 @@ pub(crate) struct Counts {
 
 /// Runs the cases or lists them, and tells whether all of them conform.
 ///
-/// A full run in which nothing fails also writes its columns into `docs/conformance.md`, one with
-/// `--bare` or `--kvm` too.
+/// A full run in which nothing fails also writes its columns into `docs/conformance.md`.
 pub(crate) fn conformance(options: &ConformanceOptions) -> Result<bool> {
     let (counts, report) = run_or_list(options, &project::reports())?;
     let full = ConformanceOptions {
         gic: if suite(options) == Suite::V2 { 2 } else { 3 },
-        bare: options.bare,
         kvm: options.kvm,
         ..ConformanceOptions::default()
     };
@@ -459,12 +457,11 @@ impl Bench<'_> {
     fn run_on_board(&self, place: Place, vcpus: u16, cpus: Option<u16>) -> Result<OnMachine> {
         let counted = place == Place::Counted;
         let suite = suite(self.options);
-        let mut words = vec![match (suite, cpus) {
-            (Suite::V2, _) => GICV2.to_owned(),
-            (Suite::V3, Some(_)) => MANY_EVENTS.to_owned(),
-            (Suite::V3, None) => SECOND_ITS.to_owned(),
-        }];
-        words.push(EXTENDED.to_owned());
+        let mut words: Vec<_> = match (suite, cpus) {
+            (Suite::V2, _) => [GICV2].map(str::to_owned).into(),
+            (Suite::V3, Some(_)) => [MANY_EVENTS, EXTENDED].map(str::to_owned).into(),
+            (Suite::V3, None) => [SECOND_ITS, EXTENDED].map(str::to_owned).into(),
+        };
         if place == Place::Saved {
             let seed = self.options.seed.unwrap_or_else(seed_by_the_clock);
             console::step(format!("Seed {seed}"));
