@@ -26,7 +26,7 @@ fn first(tree: usize) -> ! {
 fn acknowledge(_by_fiq: bool) -> u32 {
     let read = gicc::acknowledge();
     if read == gicc::OF_GROUP_1 {
-        // What cannot be acknowledged would interrupt for ever.
+        // An interrupt that cannot be acknowledged would be signalled for ever.
         gicc::write(gicc::CTLR, 0);
     }
     read
