@@ -296,7 +296,8 @@ mod tests {
     fn names_that_exist_are_taken() {
         assert!(LoomOptions::parsed(&["--protocol", "lpi_lifetime"]).is_ok());
         assert!(LoomOptions::parsed(&["--sweep", "--file", "vm/rwp.rs"]).is_ok());
-        for filter in ["its.", "timer.virtual_fires", "overflow.pending_16", "12.9"] {
+        let filters = ["its.", "timer.virtual_fires", "overflow.pending_16", "12.9"];
+        for filter in filters.into_iter().chain(["targets.", "GICC_IAR"]) {
             assert!(ConformanceOptions::parsed(&["--filter", filter]).is_ok());
         }
         for filter in ["lpi_lookup/64k", "sgi", "vcpu_enter/4_pending", "two_loads"] {

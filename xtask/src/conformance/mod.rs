@@ -3,6 +3,7 @@
 
 mod el2_time;
 mod report;
+mod suite;
 mod table;
 mod tap;
 
@@ -29,6 +30,7 @@ use crate::provision::qemu::{self, Board, Qemu};
 use crate::provision::toolchain;
 use crate::{console, names, parallel, project};
 use report::{OnMachine, Report};
+pub(crate) use suite::Suite;
 use tap::Watcher;
 
 /// The guest's RAM in MiB, which is ample.
@@ -43,6 +45,9 @@ const EXTENDED: &str = "hyp.espis=992 hyp.eppis=64 hyp.extrange=assume";
 
 /// The word by which a VM with a part of the machine gets an ITS for the largest device.
 const MANY_EVENTS: &str = "hyp.events=65536";
+
+/// The word by which the hypervisor gives its guest a GICv2.
+const GICV2: &str = "hyp.gic=2";
 
 /// Emulated CPUs per host CPU up to which a thread for each is faster than one thread for all.
 const CPUS_PER_HOST_CPU: usize = 2;
@@ -64,13 +69,14 @@ const COUNT: [&str; 2] = ["-icount", "shift=0,sleep=off"];
 const LIMIT: Duration = Duration::from_secs(400);
 
 const AFTER_HELP: &str = "\
-Every case names the register or section of IHI 0069 that it tests. The same
-program runs under hyp and on the GIC that QEMU emulates, and once more under
-hyp with an instruction a nanosecond, where no stay at EL2 may be longer than
-its bound. The outcome goes to target/reports/conformance.json; if nothing
-fails, the tables of docs/conformance.md are written anew. The exit status is 0
-only if every case passes under hyp, and those that fail on another GIC are
-known to, with the reason.
+Every case names the register or section of IHI 0069 that it tests, or of IHI
+0048 if it is for a GICv2. The same program runs under hyp and on the GIC that
+QEMU emulates, and once more under hyp with an instruction a nanosecond, where
+no stay at EL2 may be longer than its bound. The outcome goes to
+target/reports/conformance.json; if nothing fails, the tables of
+docs/conformance.md are written anew. The exit status is 0 only if every case
+passes under hyp, and those that fail on another GIC are known to, with the
+reason.
 
 Examples:
   cargo xtask conformance                    all cases, 4 vCPUs, both GICs
@@ -78,6 +84,7 @@ Examples:
                                              contains `its.`
   cargo xtask conformance --vcpus 8 --bare   on QEMU's own GIC only
   cargo xtask conformance --kvm              all cases under Linux KVM
+  cargo xtask conformance --gic 2            all cases of a GICv2
   cargo xtask conformance --vcpus 8 --cpus 4 vCPUs that share CPUs
   cargo xtask conformance --vcpus 1024 --cpus 4 --filter sgi.
                                              1,024 vCPUs that share CPUs
@@ -85,8 +92,11 @@ Examples:
                                              all the time
   cargo xtask conformance --list             the cases and their rules";
 
-/// The folder of the cases.
-const CASES: &str = "hyp/guests/conformance/src/cases";
+/// The folders of the cases: of a GICv3, and of a GICv2.
+const CASES: [&str; 2] = [
+    "hyp/guests/conformance/src/cases",
+    "hyp/guests/conformance/src/v2/cases",
+];
 
 /// Options of `cargo xtask conformance`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,7 +110,8 @@ pub(crate) struct ConformanceOptions {
     pub(crate) cpus: Option<u16>,
     /// The CPU model that QEMU emulates.
     pub(crate) cpu: String,
-    /// The version of the machine's GIC under the hypervisor: 3, or 4 for direct injection of LPIs.
+    /// The version of the GIC: 2 for the cases of a GICv2, 3, or 4 for a GICv3 under the hypervisor
+    /// with direct injection of LPIs.
     pub(crate) gic: u8,
     /// True if the cases run only on QEMU's own GIC, without the hypervisor.
     pub(crate) bare: bool,
@@ -148,10 +159,11 @@ impl Options for ConformanceOptions {
             option(
                 "gic",
                 "VERSION",
-                "The GIC of the machine under the hypervisor: 3, or 4 for direct injection of LPIs",
+                "2 for the cases of a GICv2, on 8 vCPUs at most; 3; or 4 for those of a GICv3 \
+                 under the hypervisor on a GICv4, with direct injection of LPIs",
             )
             .default_value("3")
-            .value_parser(value_parser!(u8).range(3..=4)),
+            .value_parser(value_parser!(u8).range(2..=4)),
             flag("bare", "Only on QEMU's own GIC, without the hypervisor").conflicts_with("hyp"),
             flag("hyp", "Only under the hypervisor, without the oracle"),
             flag(
@@ -212,9 +224,11 @@ fn filter(text: &str) -> Result<String, String> {
     match text {
         "" => Err("it is empty".to_owned()),
         _ if text.contains(char::is_whitespace) => Err("names contain no spaces".to_owned()),
-        _ if !names::may_be_part(text, &[CASES]) => Err(format!(
-            "it is in no case's name or rule; the topics are {}, and --list names the cases",
-            names::files(CASES, &["mod"]).join(", ")
+        _ if !names::may_be_part(text, &CASES) => Err(format!(
+            "it is in no case's name or rule; the topics are {}, with --gic 2 {}, and --list names \
+             the cases",
+            names::files(CASES[0], &["mod"]).join(", "),
+            names::files(CASES[1], &["mod"]).join(", "),
         )),
         _ => Ok(text.to_owned()),
     }
@@ -285,6 +299,7 @@ pub(crate) struct Counts {
 pub(crate) fn conformance(options: &ConformanceOptions) -> Result<bool> {
     let (counts, report) = run_or_list(options, &project::reports())?;
     let full = ConformanceOptions {
+        gic: if suite(options) == Suite::V2 { 2 } else { 3 },
         kvm: options.kvm,
         ..ConformanceOptions::default()
     };
@@ -292,9 +307,14 @@ pub(crate) fn conformance(options: &ConformanceOptions) -> Result<bool> {
         && report.passed
         && *options == full
     {
-        report.publish()?;
+        report.publish(suite(options))?;
     }
     Ok(counts.failed == 0)
+}
+
+/// Returns the cases that the options are about.
+fn suite(options: &ConformanceOptions) -> Suite {
+    Suite::of(options.gic)
 }
 
 /// Runs the cases, writes `conformance.json` to `reports`, and counts the cases that conform.
@@ -304,6 +324,16 @@ pub(crate) fn counts(options: &ConformanceOptions, reports: &Path) -> Result<Cou
 
 /// Runs the cases and reports on them, or lists them.
 fn run_or_list(options: &ConformanceOptions, reports: &Path) -> Result<(Counts, Option<Report>)> {
+    let suite = suite(options);
+    ensure!(
+        options.vcpus <= suite.most_vcpus(),
+        "a GICv2 has {} CPUs at most: use --vcpus",
+        suite.most_vcpus()
+    );
+    ensure!(
+        !(options.kvm && suite == Suite::V2),
+        "Linux KVM has no GICv2 for its guests on a machine with a GICv3"
+    );
     console::step("Preparing");
     let scratch = project::scratch()?;
     let qemu = qemu::provide()?;
@@ -311,6 +341,7 @@ fn run_or_list(options: &ConformanceOptions, reports: &Path) -> Result<(Counts, 
         vcpus: options.vcpus,
         cpus: options.cpus,
         cpu: options.cpu.clone(),
+        gic: if options.bare { bare_gic(suite) } else { 3 },
         bare: options.bare,
         no_iommu: true,
         ..BootOptions::default()
@@ -319,12 +350,12 @@ fn run_or_list(options: &ConformanceOptions, reports: &Path) -> Result<(Counts, 
     let mut bench = Bench {
         qemu,
         options,
-        program: build(scratch.path())?,
+        program: build(suite, scratch.path())?,
         scratch: scratch.path(),
         reports,
         linux: OnceCell::new(),
     };
-    let path = project::begin_report(reports, "conformance.json")?;
+    let path = project::begin_report(reports, &format!("{}.json", suite.program()))?;
 
     // A list takes a second, and the hypervisor is not built yet.
     let list = ConformanceOptions {
@@ -370,11 +401,20 @@ fn run_or_list(options: &ConformanceOptions, reports: &Path) -> Result<(Counts, 
     Ok((report.counts(), Some(report)))
 }
 
-/// Builds the guest, and returns the path of its image, which lies in `scratch`.
-pub(crate) fn build(scratch: &Path) -> Result<PathBuf> {
+/// Returns the version of QEMU's own GIC that the cases run on.
+const fn bare_gic(suite: Suite) -> u8 {
+    match suite {
+        Suite::V3 => 3,
+        Suite::V2 => 2,
+    }
+}
+
+/// Builds the guest with these cases, and returns the path of its image, which lies in `scratch`.
+pub(crate) fn build(suite: Suite, scratch: &Path) -> Result<PathBuf> {
     console::step("Building the guest");
     let mut cargo = toolchain::bare_metal()?.cargo("build");
     cargo.args(["--release", "--package", "conformance"]);
+    cargo.args(["--bin", suite.program()]);
     let elf = built(&mut cargo, "the guest")?;
     let image = flatten(&fs::read(&elf)?).with_context(|| elf.display().to_string())?;
     let path = scratch.join("conformance.img");
@@ -416,11 +456,12 @@ impl Bench<'_> {
     /// Runs the guest on QEMU's board, with the hypervisor or without it.
     fn run_on_board(&self, place: Place, vcpus: u16, cpus: Option<u16>) -> Result<OnMachine> {
         let counted = place == Place::Counted;
-        let mut words = vec![match cpus {
-            Some(_) => MANY_EVENTS.to_owned(),
-            None => SECOND_ITS.to_owned(),
-        }];
-        words.push(EXTENDED.to_owned());
+        let suite = suite(self.options);
+        let mut words: Vec<_> = match (suite, cpus) {
+            (Suite::V2, _) => [GICV2].map(str::to_owned).into(),
+            (Suite::V3, Some(_)) => [MANY_EVENTS, EXTENDED].map(str::to_owned).into(),
+            (Suite::V3, None) => [SECOND_ITS, EXTENDED].map(str::to_owned).into(),
+        };
         if place == Place::Saved {
             let seed = self.options.seed.unwrap_or_else(seed_by_the_clock);
             console::step(format!("Seed {seed}"));
@@ -438,10 +479,11 @@ impl Bench<'_> {
             kernel: Kernel::Image(self.program.clone()),
             append: Some(words.join(" ")),
             cpu: self.options.cpu.clone(),
-            gic: if place.has_hypervisor() {
-                self.options.gic
-            } else {
-                3
+            gic: match (place.has_hypervisor(), suite) {
+                (true, Suite::V3) => self.options.gic,
+                // The hypervisor itself needs a GICv3.
+                (true, Suite::V2) => 3,
+                (false, _) => bare_gic(suite),
             },
             memory: Some(MEMORY),
             bare: !place.has_hypervisor(),
@@ -464,7 +506,7 @@ impl Bench<'_> {
         };
 
         let name = place.name();
-        let log = self.reports.join(format!("conformance-{name}.log"));
+        let log = self.reports.join(format!("{}-{name}.log", suite.program()));
         let wiring = machine::Console::Output;
         let mut command =
             machine::command(&self.qemu, &options, &guest, hypervisor.as_deref(), wiring)?;

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 
 use super::el2_time::{BOUND, El2Time};
 use super::tap::{Case, Deviations, Outcome, Transcript};
-use super::{Counts, Place, table};
+use super::{Counts, Place, Suite, table};
 use crate::boot::counters::{self, Counters, Reported};
 use crate::boot::run::Ended;
 use crate::{console, docs};
@@ -346,17 +346,16 @@ impl Report {
         self.runs.iter().any(|run| run.place == place)
     }
 
-    /// Writes the tables of `docs/conformance.md`.
-    pub(super) fn publish(&self) -> Result<()> {
+    /// Writes the suite's tables of `docs/conformance.md`.
+    pub(super) fn publish(&self, suite: Suite) -> Result<()> {
         const PAGE: &str = "docs/conformance.md";
-        const GROUPS: &str = "cargo xtask conformance";
-        const DEVIATIONS: &str = "cargo xtask conformance: deviations";
-        let last = docs::read(PAGE, GROUPS)?;
+        let (groups, deviations) = suite.tables();
+        let last = docs::read(PAGE, groups)?;
         docs::write(
             PAGE,
             &[
-                (GROUPS, table::groups(self, &last)),
-                (DEVIATIONS, table::deviations(self)),
+                (groups, table::groups(self, suite.columns(), &last)),
+                (deviations, table::deviations(self)),
             ],
         )
     }

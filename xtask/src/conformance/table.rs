@@ -10,17 +10,15 @@ use super::Place;
 use super::report::{Report, Row};
 use super::tap::Outcome;
 
-/// The machines that have a column.
-const PLACES: [Place; 3] = [Place::Hyp, Place::Qemu, Place::Kvm];
-
 /// The cells before the columns of the machines: the group, and the number of its cases.
 const BEFORE: usize = 2;
 
 /// A cell of a machine that the group's cases did not run on.
 const NOTHING: &str = "";
 
-/// Formats a table of the case groups in Markdown. `last` is the text of the last one.
-pub(super) fn groups(report: &Report, last: &str) -> String {
+/// Formats a table of the case groups in Markdown, with a column for each place. `last` is the text
+/// of the last one.
+pub(super) fn groups(report: &Report, places: &[Place], last: &str) -> String {
     let last: Vec<Vec<&str>> = last.lines().filter_map(cells).collect();
     let mut names = Vec::new();
     for group in report.cases.iter().map(Row::group) {
@@ -29,7 +27,7 @@ pub(super) fn groups(report: &Report, last: &str) -> String {
         }
     }
 
-    let heading = |column: usize| match PLACES[column] {
+    let heading = |column: usize| match places[column] {
         Place::Hyp | Place::Counted | Place::Saved => "under hyp".to_owned(),
         Place::Qemu => format!("on the GIC of QEMU {}", report.qemu),
         Place::Kvm => match (&report.linux, last.first()) {
@@ -40,16 +38,17 @@ pub(super) fn groups(report: &Report, last: &str) -> String {
             _ => "under Linux KVM".to_owned(),
         },
     };
-    let headings: Vec<_> = (0..PLACES.len()).map(heading).collect();
+    let headings: Vec<_> = (0..places.len()).map(heading).collect();
     let mut text = format!(
-        "| group | cases | {} |\n|---|--:|---|---|---|\n",
-        headings.join(" | ")
+        "| group | cases | {} |\n|---|--:|{}\n",
+        headings.join(" | "),
+        "---|".repeat(places.len())
     );
 
     let mut row = |name: &str, cases: &[&Row]| {
         let count = cases.len().to_string();
         let before = (last.iter()).find(|cells| cells.starts_with(&[name, count.as_str()]));
-        let columns = PLACES.iter().enumerate().map(|(column, place)| {
+        let columns = places.iter().enumerate().map(|(column, place)| {
             let kept = || before.and_then(|cells| cells.get(BEFORE + column).copied());
             match report.has_run(*place) {
                 true => outcomes(cases, *place),
@@ -115,6 +114,7 @@ fn outcomes(cases: &[&Row], place: Place) -> String {
 mod tests {
     use std::time::Duration;
 
+    use super::super::Suite;
     use super::super::report::OnMachine;
     use super::*;
     use crate::boot::run::Ended;
@@ -124,6 +124,11 @@ mod tests {
             OnMachine::read(*place, 4, Ended::PoweredOff, Duration::ZERO, lines)
         });
         Report::new("10.0".to_owned(), linux.map(str::to_owned), runs.collect())
+    }
+
+    /// Formats the table of the cases of a GICv3.
+    fn groups(report: &Report, last: &str) -> String {
+        super::groups(report, Suite::V3.columns(), last)
     }
 
     const HYP: [&str; 4] = [
@@ -175,6 +180,19 @@ mod tests {
         let rows: Vec<_> = table.lines().collect();
         assert_eq!(rows[2], "| `sgi` | 2 | 2 passed |  |  |");
         assert!(rows[3].ends_with("| 1 passed, 1 failed |"), "{table}");
+    }
+
+    #[test]
+    fn a_gicv2_has_no_column_of_kvm() {
+        let both = report(None, &[(Place::Hyp, &HYP), (Place::Qemu, &QEMU)]);
+        let table = super::groups(&both, Suite::V2.columns(), "");
+        let rows: Vec<_> = table.lines().collect();
+        assert!(
+            rows[0].ends_with("| under hyp | on the GIC of QEMU 10.0 |"),
+            "{table}"
+        );
+        assert_eq!(rows[1], "|---|--:|---|---|");
+        assert_eq!(rows[2], "| `sgi` | 1 | 1 passed | 1 skipped |");
     }
 
     #[test]

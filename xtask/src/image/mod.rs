@@ -15,8 +15,9 @@ use clap::{ArgMatches, Command, value_parser};
 
 use crate::boot::{guest, hypervisor};
 use crate::cli::{Options, defaulted, flag, option};
+use crate::conformance::{self, Suite};
 use crate::provision::apt::{self, For};
-use crate::{conformance, console, measuring, project};
+use crate::{console, measuring, project};
 pub(crate) use disk::{Image, Kernel};
 
 const AFTER_HELP: &str = "\
@@ -228,7 +229,7 @@ impl Parts {
         match options.guest {
             GuestKind::Conformance => Ok(Self {
                 hypervisor: hypervisor::build(scratch)?,
-                kernel: conformance::build(scratch)?,
+                kernel: conformance::build(Suite::V3, scratch)?,
                 initrd: None,
                 words: " hyp.events=65536",
             }),

@@ -19,10 +19,11 @@ use crate::boot::guest;
 use crate::boot::hypervisor;
 use crate::boot::run::{self, Run};
 use crate::boot::{BootOptions, Kernel, machine, part};
+use crate::conformance::{self, Suite};
 use crate::kvm::Host;
 use crate::provision::qemu::{self, Board, Qemu};
 use crate::snapshot::MigrateOptions;
-use crate::{conformance, console, project};
+use crate::{console, project};
 use verdict::{Leg, Verdict};
 
 /// vCPUs of the guest: one for each role.
@@ -78,7 +79,7 @@ pub(crate) fn interchange(options: &MigrateOptions, reports: &Path) -> Result<bo
     console::step("Preparing");
     let scratch = project::scratch()?;
     let qemu = qemu::provide()?;
-    let guest = conformance::build(scratch.path())?;
+    let guest = conformance::build(Suite::V3, scratch.path())?;
     let linux = match options.alone {
         Some(Place::Hyp) => None,
         _ => Some(Host::new(&guest, scratch.path())?),

@@ -71,6 +71,10 @@ const CONFORMANCE: [(u16, Option<u16>, &str, bool); 3] = [
 /// The run of the conformance guest that is saved and restored: vCPUs, and CPUs that they share.
 const SAVED: (u16, u16) = (8, 4);
 
+/// vCPUs of the runs of the cases of a GICv2 on QEMU's own: an interface alone, and all that there
+/// are.
+const GICV2: [u16; 2] = [1, 8];
+
 /// The packages that are not built for the host.
 const BARE_METAL_ONLY: [&str; 4] = ["hyp", "hyp-efi", "isolation", "conformance"];
 
@@ -429,6 +433,7 @@ pub(crate) fn all() -> Vec<Gate> {
     gates.extend(CONFORMANCE.map(conformance));
     gates.push(saved_gate());
     gates.push(direct_conformance_gate());
+    gates.extend(GICV2.map(gicv2_gate));
     let boot = |(vcpus, release, cpu, firmware)| boot_gate(vcpus, release, cpu, firmware);
     gates.extend(BOOTS.map(boot));
     gates.push(crowd_gate());
@@ -769,6 +774,21 @@ fn direct_conformance_gate() -> Gate {
     )
 }
 
+/// Declares the gate of a run of the cases of a GICv2 on QEMU's own.
+fn gicv2_gate(vcpus: u16) -> Gate {
+    let options = ConformanceOptions {
+        gic: 2,
+        vcpus,
+        bare: true,
+        ..ConformanceOptions::default()
+    };
+    Gate::booting(
+        format!("conformance-gicv2-{vcpus}"),
+        format!("conformance of QEMU's own GICv2 on {vcpus} vcpus"),
+        Action::Conformance(options),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -829,6 +849,7 @@ mod tests {
             "conformance-4",
             "conformance-saved",
             "conformance-direct",
+            "conformance-gicv2-8",
             "boot-6.12-4",
             "boot-direct",
             "boot-switch",

@@ -12,12 +12,12 @@ const TRANSMIT_FULL: u32 = 1 << 5;
 static UART: AtomicUsize = AtomicUsize::new(0x0900_0000);
 
 /// Sets the address of the PL011.
-pub(crate) fn use_uart(address: usize) {
+pub fn use_uart(address: usize) {
     UART.store(address, Relaxed);
 }
 
 /// The console.
-pub(crate) struct Console;
+pub struct Console;
 
 impl fmt::Write for Console {
     fn write_str(&mut self, text: &str) -> fmt::Result {
@@ -31,6 +31,7 @@ impl fmt::Write for Console {
 }
 
 /// Prints text.
+#[macro_export]
 macro_rules! print {
     ($($argument:tt)*) => {{
         // The console never fails.
@@ -42,6 +43,7 @@ macro_rules! print {
 }
 
 /// Prints a line.
+#[macro_export]
 macro_rules! println {
     ($($argument:tt)*) => {{
         $crate::console::print!($($argument)*);
@@ -49,4 +51,4 @@ macro_rules! println {
     }};
 }
 
-pub(crate) use {print, println};
+pub use {print, println};

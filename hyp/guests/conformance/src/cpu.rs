@@ -5,6 +5,7 @@
 use core::arch::asm;
 
 /// Reads a system register.
+#[macro_export]
 macro_rules! read {
     ($register:literal) => {{
         let value: u64;
@@ -17,6 +18,7 @@ macro_rules! read {
 }
 
 /// Writes a system register, and makes the write take effect.
+#[macro_export]
 macro_rules! write {
     ($register:literal, $value:expr) => {{
         let value: u64 = $value;
@@ -32,20 +34,20 @@ macro_rules! write {
     }};
 }
 
-pub(crate) use {read, write};
+pub use {read, write};
 
 /// Returns the number of the calling CPU.
-pub(crate) fn number() -> usize {
+pub fn number() -> usize {
     read!("tpidr_el1") as usize
 }
 
 /// Returns the calling CPU's `MPIDR_EL1`.
-pub(crate) fn mpidr() -> u64 {
+pub fn mpidr() -> u64 {
     read!("mpidr_el1")
 }
 
 /// Makes earlier writes to memory visible to devices and other CPUs.
-pub(crate) fn synchronize() {
+pub fn synchronize() {
     // SAFETY: barriers.
     unsafe { asm!("dsb sy", "isb", options(nostack, preserves_flags)) };
 }
@@ -55,7 +57,7 @@ const SPIN: u64 = 400;
 
 /// Spins for a moment, and lets other CPUs run. An emulator whose one thread runs all CPUs goes on
 /// with the next CPU at each hint, which costs as much as hundreds of instructions.
-pub(crate) fn relax() {
+pub fn relax() {
     // SAFETY: a loop over a register, and a hint.
     unsafe {
         asm!(
@@ -69,13 +71,13 @@ pub(crate) fn relax() {
 }
 
 /// Sleeps until an interrupt is pending.
-pub(crate) fn wait_for_interrupt() {
+pub fn wait_for_interrupt() {
     // SAFETY: a barrier and a hint.
     unsafe { asm!("dsb sy", "wfi", options(nostack, preserves_flags)) };
 }
 
 /// Runs `f` with IRQs and FIQs taken as exceptions.
-pub(crate) fn unmasked<R>(f: impl FnOnce() -> R) -> R {
+pub fn unmasked<R>(f: impl FnOnce() -> R) -> R {
     // SAFETY: the vectors handle interrupts.
     unsafe { asm!("msr daifclr, #3", "isb", options(nostack)) };
     let result = f();
@@ -85,27 +87,27 @@ pub(crate) fn unmasked<R>(f: impl FnOnce() -> R) -> R {
 }
 
 /// Returns true if an IRQ is asserted, masked or not.
-pub(crate) fn irq() -> bool {
+pub fn irq() -> bool {
     read!("isr_el1") & 1 << 7 != 0
 }
 
 /// Returns true if an FIQ is asserted, masked or not.
-pub(crate) fn fiq() -> bool {
+pub fn fiq() -> bool {
     read!("isr_el1") & 1 << 6 != 0
 }
 
 /// Returns the time in ticks of the counter.
-pub(crate) fn now() -> u64 {
+pub fn now() -> u64 {
     read!("cntvct_el0")
 }
 
 /// Returns the ticks of the counter in `microseconds`.
-pub(crate) fn ticks(microseconds: u64) -> u64 {
+pub fn ticks(microseconds: u64) -> u64 {
     microseconds * read!("cntfrq_el0") / 1_000_000
 }
 
 /// Spins until `done` returns true, for at most `microseconds`. Returns the last result of `done`.
-pub(crate) fn spin_until(microseconds: u64, mut done: impl FnMut() -> bool) -> bool {
+pub fn spin_until(microseconds: u64, mut done: impl FnMut() -> bool) -> bool {
     let end = now() + ticks(microseconds);
     loop {
         if done() {
@@ -119,13 +121,13 @@ pub(crate) fn spin_until(microseconds: u64, mut done: impl FnMut() -> bool) -> b
 }
 
 /// Spins for `microseconds`.
-pub(crate) fn spin(microseconds: u64) {
+pub fn spin(microseconds: u64) {
     spin_until(microseconds, || false);
 }
 
 /// Timer of the CPU, whose interrupt is a PPI.
 #[derive(Clone, Copy)]
-pub(crate) enum Timer {
+pub enum Timer {
     /// `CNTV_*`.
     Virtual,
     /// `CNTP_*`.
@@ -134,14 +136,14 @@ pub(crate) enum Timer {
 
 impl Timer {
     /// Both timers.
-    pub(crate) const ALL: [Self; 2] = [Self::Virtual, Self::Physical];
+    pub const ALL: [Self; 2] = [Self::Virtual, Self::Physical];
 
     const ENABLE: u64 = 1 << 0;
     const IMASK: u64 = 1 << 1;
     const ISTATUS: u64 = 1 << 2;
 
     /// Returns the INTID of the PPI.
-    pub(crate) const fn intid(self) -> u32 {
+    pub const fn intid(self) -> u32 {
         match self {
             Self::Virtual => 27,
             Self::Physical => 30,
@@ -163,24 +165,24 @@ impl Timer {
     }
 
     /// Sets the timer to `microseconds` from now. The interrupt lasts until the timer is stopped.
-    pub(crate) fn set(self, microseconds: u64) {
+    pub fn set(self, microseconds: u64) {
         self.set_deadline(microseconds);
         self.write_control(Self::ENABLE);
     }
 
     /// Sets the timer to `microseconds` from now, with its interrupt masked.
-    pub(crate) fn set_masked(self, microseconds: u64) {
+    pub fn set_masked(self, microseconds: u64) {
         self.set_deadline(microseconds);
         self.write_control(Self::ENABLE | Self::IMASK);
     }
 
     /// Unmasks the timer's interrupt.
-    pub(crate) fn unmask(self) {
+    pub fn unmask(self) {
         self.write_control(Self::ENABLE);
     }
 
     /// Returns the virtual timer's control, but for the status, and its deadline.
-    pub(crate) fn virtual_registers() -> [u64; 2] {
+    pub fn virtual_registers() -> [u64; 2] {
         [
             read!("cntv_ctl_el0") & !Self::ISTATUS,
             read!("cntv_cval_el0"),
@@ -188,7 +190,7 @@ impl Timer {
     }
 
     /// Returns true if the timer is due.
-    pub(crate) fn status(self) -> bool {
+    pub fn status(self) -> bool {
         let control = match self {
             Self::Virtual => read!("cntv_ctl_el0"),
             Self::Physical => read!("cntp_ctl_el0"),
@@ -197,7 +199,7 @@ impl Timer {
     }
 
     /// Stops the timer.
-    pub(crate) fn stop(self) {
+    pub fn stop(self) {
         self.write_control(0);
     }
 }

@@ -12,12 +12,12 @@ use core::ptr;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize};
 
-use crate::harness::{Outcome, holds};
-use crate::machine::Machine;
+use crate::board::Board;
+use crate::case::{Outcome, holds};
 use crate::{cpu, psci};
 
 /// Most CPUs that the guest uses.
-pub(crate) const MAX_CPUS: usize = 1024;
+pub const MAX_CPUS: usize = 1024;
 
 /// Microseconds that a CPU may take for a task. Every wait of a case is shorter.
 const PATIENCE: u64 = 60_000_000;
@@ -65,7 +65,7 @@ unsafe fn run<F: FnOnce() -> R, R>(task: *mut ()) {
 ///
 /// # Panics
 /// If CPU `number` does not answer in time.
-pub(crate) fn run_beside<R: Send, L>(
+pub fn run_beside<R: Send, L>(
     number: usize,
     remote: impl FnOnce() -> R + Send,
     local: impl FnOnce() -> L,
@@ -86,7 +86,7 @@ pub(crate) fn run_beside<R: Send, L>(
 }
 
 /// Runs `function` on CPU `number`, possibly the calling CPU.
-pub(crate) fn on<R: Send>(number: usize, function: impl FnOnce() -> R + Send) -> R {
+pub fn on<R: Send>(number: usize, function: impl FnOnce() -> R + Send) -> R {
     if number == cpu::number() {
         function()
     } else {
@@ -128,7 +128,7 @@ unsafe fn run_shared<F: Fn(usize) -> Outcome>(shared: *mut ()) {
 ///
 /// # Panics
 /// If a CPU does not answer in time.
-pub(crate) fn on_all(function: impl Fn(usize) -> Outcome + Sync) -> Outcome {
+pub fn on_all(function: impl Fn(usize) -> Outcome + Sync) -> Outcome {
     fn runner<F: Fn(usize) -> Outcome>(_: &Shared<F>) -> unsafe fn(*mut ()) {
         run_shared::<F>
     }
@@ -148,7 +148,7 @@ pub(crate) fn on_all(function: impl Fn(usize) -> Outcome + Sync) -> Outcome {
 }
 
 /// Returns the calling CPU's share of `work`, which all CPUs that are on do together.
-pub(crate) fn shared_out<I: Iterator>(work: I) -> impl Iterator<Item = I::Item> {
+pub fn shared_out<I: Iterator>(work: I) -> impl Iterator<Item = I::Item> {
     work.skip(cpu::number()).step_by(count())
 }
 
@@ -168,7 +168,7 @@ fn wait(number: usize) {
 }
 
 /// Runs tasks from the mailbox, on CPUs other than the first. Entered from [`crate::start`].
-pub(crate) extern "C" fn secondary(number: usize) -> ! {
+pub extern "C" fn secondary(number: usize) -> ! {
     let mailbox = &MAILBOXES[number];
     loop {
         // Acquire: pairs with the Release in `post`.
@@ -194,7 +194,7 @@ pub(crate) extern "C" fn secondary(number: usize) -> ! {
 }
 
 /// Returns the number of CPUs that are on: those below the number.
-pub(crate) fn count() -> usize {
+pub fn count() -> usize {
     ON.load(Relaxed)
 }
 
@@ -202,7 +202,7 @@ pub(crate) fn count() -> usize {
 ///
 /// # Panics
 /// If a CPU does not turn on or off in time.
-pub(crate) fn keep_on(machine: &Machine, count: usize) {
+pub fn keep_on(machine: &Board, count: usize) {
     let mut on = self::count();
     while on < count {
         // Each CPU that is on turns another one on.
@@ -224,7 +224,7 @@ pub(crate) fn keep_on(machine: &Machine, count: usize) {
 }
 
 /// Turns one CPU on, and waits until it answers.
-pub(crate) fn turn_on(machine: &Machine, number: usize) {
+pub fn turn_on(machine: &Board, number: usize) {
     assert!(
         psci::cpu_on(machine.affinity(number), number),
         "CPU {number} cannot be turned on"
@@ -233,7 +233,7 @@ pub(crate) fn turn_on(machine: &Machine, number: usize) {
 }
 
 /// Turns one CPU off, and waits until it is off.
-pub(crate) fn turn_off(machine: &Machine, number: usize) {
+pub fn turn_off(machine: &Board, number: usize) {
     ask_off(number);
     await_off(machine, number);
 }
@@ -248,7 +248,7 @@ fn ask_off(number: usize) {
 }
 
 /// Waits until a CPU has turned itself off.
-fn await_off(machine: &Machine, number: usize) {
+fn await_off(machine: &Board, number: usize) {
     let off = cpu::spin_until(PATIENCE, || {
         psci::affinity_info(machine.affinity(number)) == psci::OFF
     });

@@ -6,13 +6,13 @@
 // UNSAFETY: assembly.
 
 use core::arch::global_asm;
+use core::ops::RangeInclusive;
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
 
 use crate::console::println;
 use crate::cpu::Timer;
 use crate::cpus::MAX_CPUS;
-use crate::gic::interface;
 use crate::{cpu, psci};
 
 /// Bytes of an instruction.
@@ -20,6 +20,17 @@ const INSTRUCTION: u64 = 4;
 
 /// Number of interrupts that are recorded.
 const TAKEN: usize = 64;
+
+/// INTIDs that stand for no interrupt.
+const SPECIAL: RangeInclusive<u32> = 1020..=1023;
+
+unsafe extern "C" {
+    /// Acknowledges the interrupt of an exception, as [`guest!`](crate::guest) declares.
+    safe fn guest_acknowledge(by_fiq: bool) -> u32;
+
+    /// Ends the interrupt of an exception, as [`guest!`](crate::guest) declares.
+    safe fn guest_end(by_fiq: bool, read: u32);
+}
 
 /// Exceptions of one CPU since the last look.
 struct Record {
@@ -42,15 +53,15 @@ static RECORDS: [Record; MAX_CPUS] = [const {
 
 /// A synchronous exception or an SError.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Fault {
+pub struct Fault {
     /// `ESR_EL1`.
-    pub(crate) syndrome: u64,
+    pub syndrome: u64,
     /// Address of the instruction.
-    pub(crate) pc: u64,
+    pub pc: u64,
 }
 
 /// Takes the record of a CPU's last fault, if there was one since the last call.
-pub(crate) fn take_fault(cpu: usize) -> Option<Fault> {
+pub fn take_fault(cpu: usize) -> Option<Fault> {
     let record = &RECORDS[cpu];
     (record.faults.swap(0, Relaxed) != 0).then(|| Fault {
         syndrome: record.syndrome.load(Relaxed),
@@ -59,22 +70,22 @@ pub(crate) fn take_fault(cpu: usize) -> Option<Fault> {
 }
 
 /// Clears the record of interrupts that the calling CPU has taken.
-pub(crate) fn forget_taken() {
+pub fn forget_taken() {
     RECORDS[cpu::number()].count.store(0, Relaxed);
 }
 
 /// Returns the number of interrupts that a CPU has taken.
-pub(crate) fn taken(cpu: usize) -> usize {
+pub fn taken(cpu: usize) -> usize {
     RECORDS[cpu].count.load(Relaxed)
 }
 
 /// Returns the interrupt that the calling CPU took as number `index`, with [`BY_FIQ`] for an FIQ.
-pub(crate) fn taken_at(index: usize) -> u32 {
+pub fn taken_at(index: usize) -> u32 {
     RECORDS[cpu::number()].taken[index].load(Relaxed)
 }
 
 /// Bit of an interrupt that was taken as an FIQ.
-pub(crate) const BY_FIQ: u32 = 1 << 31;
+pub const BY_FIQ: u32 = 1 << 31;
 
 /// Kinds of exceptions, in the order of the vectors.
 const SYNCHRONOUS: u64 = 0;
@@ -90,28 +101,21 @@ extern "C" fn exception(kind: u64) {
     let record = &RECORDS[cpu::number()];
     match kind {
         IRQ | FIQ => {
-            let (intid, by) = if kind == IRQ {
-                let intid = interface::acknowledge();
-                (intid, 0)
-            } else {
-                (interface::acknowledge_0(), BY_FIQ)
-            };
+            let by_fiq = kind == FIQ;
+            let by = if by_fiq { BY_FIQ } else { 0 };
+            let read = guest_acknowledge(by_fiq);
             let count = record.count.load(Relaxed);
             if let Some(place) = record.taken.get(count) {
-                place.store(intid | by, Relaxed);
+                place.store(read | by, Relaxed);
                 record.count.store(count + 1, Relaxed);
             }
-            if intid != interface::NONE {
+            if !SPECIAL.contains(&read) {
                 // A level that stayed high would interrupt for ever.
                 Timer::ALL
                     .iter()
-                    .filter(|timer| timer.intid() == intid)
+                    .filter(|timer| timer.intid() == read)
                     .for_each(|timer| timer.stop());
-                if kind == IRQ {
-                    interface::end(intid);
-                } else {
-                    interface::end_0(intid);
-                }
+                guest_end(by_fiq, read);
             }
         }
         _ => {

@@ -1,44 +1,46 @@
-//! A bare-metal guest for EL1 that tests the interrupt controller from inside, one named case for
-//! each rule of the architecture (IHI 0069).
+//! The guest that tests a GICv3, by the rules of IHI 0069.
 //!
-//! The guest cannot tell whether a hypervisor emulates the controller. On an emulator's own
-//! controller it runs unchanged, as the oracle for its cases. Options on the command line in the
-//! device tree: `filter=TEXT` selects the cases whose name or rule contains the text, `list` only
-//! names them, and `alone` selects those that need one CPU. `lost=N` says that case number N did
-//! not come to its end in an earlier run: it has failed, and the run goes on behind it. `hops=N`
-//! runs no cases: the guest is saved and restored N times ([`hops`]).
+//! Its options are those of every such guest ([`conformance`]), and `hops=N`: it runs no cases, and
+//! is saved and restored N times ([`hops`]).
 #![no_std]
 #![no_main]
 
 mod cases;
-mod console;
-mod cpu;
-mod cpus;
-mod exception;
 mod gic;
 mod harness;
 mod hops;
 mod machine;
-mod mmio;
-mod psci;
-mod start;
 
-use console::println;
+use conformance::{console, cpu, cpus, exception, mmio, psci, run};
+
+use gic::interface;
 use machine::Machine;
 
+conformance::guest!(first, acknowledge, end);
+
 /// Runs the cases, on CPU 0. `tree` is the address of the device tree.
-extern "C" fn first(tree: usize) -> ! {
+fn first(tree: usize) -> ! {
     let machine = Machine::read(tree);
     let hops = machine.argument("hops").map(str::parse);
     match hops {
         Some(count) => hops::run(&machine, count.unwrap_or(1)),
-        None => harness::run(&machine),
+        None => run::run(&machine, cases::ALL),
     }
     psci::system_off()
 }
 
-#[panic_handler]
-fn panicked(info: &core::panic::PanicInfo<'_>) -> ! {
-    println!("Bail out! {info}");
-    psci::system_off()
+/// Acknowledges the interrupt of an exception: of Group 1 by an IRQ, of Group 0 by an FIQ.
+fn acknowledge(by_fiq: bool) -> u32 {
+    match by_fiq {
+        false => interface::acknowledge(),
+        true => interface::acknowledge_0(),
+    }
+}
+
+/// Ends an interrupt that [`acknowledge`] has returned.
+fn end(by_fiq: bool, intid: u32) {
+    match by_fiq {
+        false => interface::end(intid),
+        true => interface::end_0(intid),
+    }
 }

@@ -6,7 +6,7 @@ macro_rules! accesses {
     ($($read:ident, $write:ident, $type:ty, $load:literal, $store:literal;)*) => {$(
         /// Reads a register.
         #[inline(never)]
-        pub(crate) fn $read(address: usize) -> $type {
+        pub fn $read(address: usize) -> $type {
             let value;
             // SAFETY: the address is a device register's, or in memory that only such accesses use.
             unsafe {
@@ -18,7 +18,7 @@ macro_rules! accesses {
 
         /// Writes a register.
         #[inline(never)]
-        pub(crate) fn $write(address: usize, value: $type) {
+        pub fn $write(address: usize, value: $type) {
             // SAFETY: the address is a device register's, or in memory that only such accesses use.
             unsafe {
                 core::arch::asm!($store, address = in(reg) address, value = in(reg) value,

@@ -16,12 +16,12 @@ const FEATURES: u32 = 0x8400_000a;
 const SYSTEM_SUSPEND: u32 = 0xc400_000e;
 
 /// `AFFINITY_INFO` of a CPU that is off.
-pub(crate) const OFF: u64 = 1;
+pub const OFF: u64 = 1;
 
 static BY_SMC: AtomicBool = AtomicBool::new(false);
 
 /// Makes later calls by SMC.
-pub(crate) fn use_smc() {
+pub fn use_smc() {
     BY_SMC.store(true, Relaxed);
 }
 
@@ -54,35 +54,35 @@ fn call(function: u32, a: u64, b: u64, c: u64) -> u64 {
 }
 
 /// Turns a CPU on, with its number in `x0`. Returns true on success.
-pub(crate) fn cpu_on(affinity: u64, number: usize) -> bool {
+pub fn cpu_on(affinity: u64, number: usize) -> bool {
     let entry = secondary_start as *const () as u64;
     call(CPU_ON, affinity, entry, number as u64) == 0
 }
 
 /// Turns the calling CPU off.
-pub(crate) fn cpu_off() -> ! {
+pub fn cpu_off() -> ! {
     call(CPU_OFF, 0, 0, 0);
     panic!("the CPU cannot be turned off");
 }
 
 /// Returns true if the firmware or hypervisor suspends CPUs and the machine. QEMU has
 /// `CPU_SUSPEND`, from which no interrupt wakes a CPU.
-pub(crate) fn can_suspend() -> bool {
+pub fn can_suspend() -> bool {
     call(FEATURES, SYSTEM_SUSPEND.into(), 0, 0) == 0
 }
 
 /// Puts the calling CPU in standby until an interrupt wakes it.
-pub(crate) fn stand_by() {
+pub fn stand_by() {
     call(CPU_SUSPEND, 0, 0, 0);
 }
 
 /// Returns the power state of a CPU: [`OFF`] if it is off.
-pub(crate) fn affinity_info(affinity: u64) -> u64 {
+pub fn affinity_info(affinity: u64) -> u64 {
     call(AFFINITY_INFO, affinity, 0, 0)
 }
 
 /// Turns the machine off.
-pub(crate) fn system_off() -> ! {
+pub fn system_off() -> ! {
     call(SYSTEM_OFF, 0, 0, 0);
     loop {
         crate::cpu::relax();

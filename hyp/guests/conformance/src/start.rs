@@ -37,7 +37,7 @@ const RAM: u64 = 0x4000_0000 | 1 << 10 | 3 << 8 | 1 << 2 | 1;
 
 unsafe extern "C" {
     /// Enters Rust on a CPU that is turned on, with the CPU's number in `x0`.
-    pub(crate) fn secondary_start() -> !;
+    pub fn secondary_start() -> !;
 }
 
 global_asm!(
@@ -66,7 +66,7 @@ primary_start:
 1:  mov     x19, xzr
     bl      set_up
     mov     x0, x20
-    bl      {first}
+    bl      guest_first
 
     .global secondary_start
 secondary_start:
@@ -124,7 +124,6 @@ stacks:
     .space  {first_stack} + ({cpus} - 1) * {stack}
     .text
     "#,
-    first = sym crate::first,
     secondary = sym crate::cpus::secondary,
     first_stack = const FIRST_STACK,
     stack = const STACK,
@@ -136,3 +135,28 @@ stacks:
     high_device = const HIGH_DEVICE,
     ram = const RAM,
 );
+
+/// Declares what a program does, by three functions.
+///
+/// A `fn(usize) -> !` is the first on CPU 0, with the address of the device tree. A `fn(bool) ->
+/// u32` acknowledges the interrupt of an exception, an FIQ if true, and returns what it has read. A
+/// `fn(bool, u32)` ends such an interrupt.
+#[macro_export]
+macro_rules! guest {
+    ($first:path, $acknowledge:path, $end:path) => {
+        #[unsafe(no_mangle)]
+        extern "C" fn guest_first(tree: usize) -> ! {
+            $first(tree)
+        }
+
+        #[unsafe(no_mangle)]
+        extern "C" fn guest_acknowledge(by_fiq: bool) -> u32 {
+            $acknowledge(by_fiq)
+        }
+
+        #[unsafe(no_mangle)]
+        extern "C" fn guest_end(by_fiq: bool, read: u32) {
+            $end(by_fiq, read);
+        }
+    };
+}

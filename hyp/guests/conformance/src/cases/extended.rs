@@ -254,7 +254,7 @@ pub(super) const CASES: &[Case] = &[
             m.extended_edge(40).at(0x20),
         ];
         set_pmr(0);
-        all.iter().for_each(Irq::set_pending);
+        all.iter().for_each(|irq| irq.set_pending());
         set_pmr(interface::OPEN);
         for place in [4, 1, 2, 0, 3] {
             expect_and_end(all[place].intid)?;

@@ -1,7 +1,5 @@
 //! Identification registers of the CPU: features of the GIC, and others that are there if they are
 //! shown.
-#![expect(unsafe_code)]
-// UNSAFETY: MRS and MSR instructions.
 
 use crate::cpu;
 use crate::exception::take_fault;

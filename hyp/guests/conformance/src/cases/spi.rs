@@ -1,5 +1,7 @@
 //! SPIs: edges and levels, pending and active states, enables, messages.
 
+use conformance::board::Clock;
+
 use super::kvm;
 use crate::gic::interface::{
     self, EOI_MODE, NONE, acknowledge, deactivate, end, highest_pending, running_priority,
@@ -9,7 +11,7 @@ use crate::gic::{FREE_SPI, FREE_SPI_END, gicd};
 use crate::harness::{
     Case, Cpus, NotPassed, Outcome, equal, expect, expect_and_end, expect_none, holds, skip_unless,
 };
-use crate::machine::{Clock, Machine};
+use crate::machine::Machine;
 use crate::mmio::{read_32, write_16, write_32};
 use crate::{cpu, cpus};
 

@@ -1,6 +1,4 @@
 //! The CPU interface: `ICC_*_EL1` (IHI 0069, 12.2).
-#![expect(unsafe_code)]
-// UNSAFETY: system registers.
 
 use crate::cpu::{read, spin_until, write};
 

@@ -1,13 +1,12 @@
 //! One interrupt, by its registers: SGIs and PPIs in a redistributor, SPIs in the distributor, each
 //! with the extended ones.
 
-use super::{bank, extended, gicd};
-use crate::cpu::spin_until;
-use crate::machine::Machine;
-use crate::mmio::{read_8, read_32, write_8, write_32, write_64};
+use core::ops::Deref;
 
-/// Microseconds that an expected state may take.
-const ARRIVAL: u64 = 3_000_000;
+use super::bank::{self, Interrupt};
+use super::{FIRST_EXTENDED_SPI, extended, gicd};
+use crate::machine::Machine;
+use crate::mmio::write_64;
 
 /// SGI or PPI of one CPU, or SPI.
 #[derive(Clone, Copy)]
@@ -15,14 +14,7 @@ pub(crate) struct Irq<'a> {
     machine: &'a Machine,
     /// CPU of a private interrupt.
     cpu: Option<usize>,
-    /// INTID.
-    pub(crate) intid: u32,
-    /// Frame with the interrupt's registers.
-    base: usize,
-    /// Number of the interrupt in its registers, the INTID unless it is an extended one.
-    number: usize,
-    /// True for an extended SPI, whose registers are blocks of their own.
-    is_extended_spi: bool,
+    registers: Interrupt,
 }
 
 impl Machine {
@@ -31,32 +23,26 @@ impl Machine {
         Irq {
             machine: self,
             cpu: Some(cpu),
-            intid,
-            base: self.sgi_base(cpu, 0),
-            number: intid as usize,
-            is_extended_spi: false,
+            registers: Interrupt::new(self.sgi_base(cpu, 0), intid),
         }
     }
 
     /// Returns the `number`th extended PPI of a CPU, unchanged. The next reset resets them all.
     pub(crate) fn extended_ppi(&self, cpu: usize, number: u32) -> Irq<'_> {
         super::reset::extended_is_used();
-        let intid = super::FIRST_EXTENDED_PPI + number;
-        Irq {
-            // The registers follow those of SGIs and PPIs.
-            number: 32 + number as usize,
-            ..self.private(cpu, intid)
-        }
+        let mut irq = self.private(cpu, super::FIRST_EXTENDED_PPI + number);
+        // The registers follow those of SGIs and PPIs.
+        irq.registers.number = 32 + number as usize;
+        irq
     }
 
     /// Returns the `number`th extended SPI, unchanged. The next reset resets them all.
     pub(crate) fn extended_spi(&self, number: u32) -> Irq<'_> {
         super::reset::extended_is_used();
-        Irq {
-            number: number as usize,
-            is_extended_spi: true,
-            ..self.shared(super::FIRST_EXTENDED_SPI + number)
-        }
+        let mut irq = self.shared(FIRST_EXTENDED_SPI + number);
+        irq.registers.number = number as usize;
+        irq.registers.block = extended_block;
+        irq
     }
 
     /// Returns the `number`th extended SPI, edge-triggered, enabled, routed to CPU 0.
@@ -71,10 +57,7 @@ impl Machine {
         Irq {
             machine: self,
             cpu: None,
-            intid,
-            base: self.gicd,
-            number: intid as usize,
-            is_extended_spi: false,
+            registers: Interrupt::new(self.gicd, intid),
         }
     }
 
@@ -96,41 +79,30 @@ impl Machine {
     }
 }
 
+/// Returns the offset of a block of registers of extended SPIs, named by that of SPIs.
+fn extended_block(register: usize) -> usize {
+    match register {
+        bank::IPRIORITYR => extended::IPRIORITYR,
+        bank::ICFGR => extended::ICFGR,
+        bits => extended::IGROUPR + (bits - bank::IGROUPR) * 4,
+    }
+}
+
+impl Deref for Irq<'_> {
+    type Target = Interrupt;
+
+    fn deref(&self) -> &Interrupt {
+        &self.registers
+    }
+}
+
 impl Irq<'_> {
-    /// Returns the address of a block of registers, named by that of SPIs.
-    fn block(&self, register: usize) -> usize {
-        let offset = match register {
-            register if !self.is_extended_spi => register,
-            bank::IPRIORITYR => extended::IPRIORITYR,
-            bank::ICFGR => extended::ICFGR,
-            bits => extended::IGROUPR + (bits - bank::IGROUPR) * 4,
-        };
-        self.base + offset
-    }
-
-    fn word(&self, register: usize) -> usize {
-        self.block(register) + self.number / 32 * 4
-    }
-
-    fn write(&self, register: usize) {
-        write_32(self.word(register), 1 << (self.number % 32));
-    }
-
-    fn read(&self, register: usize) -> bool {
-        read_32(self.word(register)) >> (self.number % 32) & 1 != 0
-    }
-
     /// Waits until the last write has taken effect. Returns false on a timeout.
     pub(crate) fn wait_rwp(&self) -> bool {
         match self.cpu {
             Some(cpu) => self.machine.wait_rwp_private(cpu),
             None => self.machine.wait_rwp(),
         }
-    }
-
-    /// Enables the interrupt.
-    pub(crate) fn enable(&self) {
-        self.write(bank::ISENABLER);
     }
 
     /// Enables the interrupt, and returns it.
@@ -141,75 +113,14 @@ impl Irq<'_> {
 
     /// Disables the interrupt, and waits until the write has taken effect.
     pub(crate) fn disable(&self) {
-        self.write(bank::ICENABLER);
+        self.begin_to_disable();
         self.wait_rwp();
-    }
-
-    pub(crate) fn is_enabled(&self) -> bool {
-        self.read(bank::ISENABLER)
-    }
-
-    pub(crate) fn set_pending(&self) {
-        self.write(bank::ISPENDR);
-    }
-
-    pub(crate) fn clear_pending(&self) {
-        self.write(bank::ICPENDR);
-    }
-
-    pub(crate) fn is_pending(&self) -> bool {
-        self.read(bank::ISPENDR)
-    }
-
-    /// Waits until the interrupt's pending state is `pending`. Returns false on a timeout.
-    pub(crate) fn becomes_pending(&self, pending: bool) -> bool {
-        spin_until(ARRIVAL, || self.is_pending() == pending)
-    }
-
-    pub(crate) fn set_active(&self) {
-        self.write(bank::ISACTIVER);
-    }
-
-    pub(crate) fn clear_active(&self) {
-        self.write(bank::ICACTIVER);
-    }
-
-    pub(crate) fn is_active(&self) -> bool {
-        self.read(bank::ISACTIVER)
-    }
-
-    pub(crate) fn set_priority(&self, priority: u8) {
-        write_8(self.block(bank::IPRIORITYR) + self.number, priority);
     }
 
     /// Sets the priority, and returns the interrupt.
     pub(crate) fn at(self, priority: u8) -> Self {
         self.set_priority(priority);
         self
-    }
-
-    pub(crate) fn priority(&self) -> u8 {
-        read_8(self.block(bank::IPRIORITYR) + self.number)
-    }
-
-    /// Puts the interrupt into Group 0 or 1.
-    pub(crate) fn set_group(&self, group: u32) {
-        let (word, bit) = (self.word(bank::IGROUPR), 1 << (self.number % 32));
-        let old = read_32(word);
-        write_32(word, if group == 0 { old & !bit } else { old | bit });
-    }
-
-    /// Makes the interrupt edge-triggered or level-sensitive.
-    pub(crate) fn set_edge(&self, edge: bool) {
-        let word = self.block(bank::ICFGR) + self.number / 16 * 4;
-        let bit = 2 << (self.number % 16 * 2);
-        let old = read_32(word);
-        write_32(word, if edge { old | bit } else { old & !bit });
-    }
-
-    pub(crate) fn is_edge(&self) -> bool {
-        let word = read_32(self.block(bank::ICFGR) + self.number / 16 * 4);
-        word >> (self.number % 16 * 2 + 1) & 1 != 0
     }
 
     /// Routes an SPI to a CPU.
@@ -219,7 +130,7 @@ impl Irq<'_> {
 
     /// Writes an SPI's `GICD_IROUTER<n>`, or `GICD_IROUTER<n>E`.
     pub(crate) fn route_to(&self, value: u64) {
-        let block = if self.is_extended_spi {
+        let block = if self.intid >= FIRST_EXTENDED_SPI {
             extended::IROUTER
         } else {
             gicd::IROUTER

@@ -6,6 +6,8 @@ pub(crate) mod its;
 pub(crate) mod reset;
 pub(crate) mod tables;
 
+pub(crate) use conformance::bank;
+
 use crate::cpu::spin_until;
 use crate::machine::Machine;
 use crate::mmio::{read_32, write_32};
@@ -37,19 +39,6 @@ pub(crate) mod gicr {
     pub(crate) const SGI_BASE: usize = 0x1_0000;
     /// Bytes from one redistributor to the next.
     pub(crate) const STRIDE: usize = 0x2_0000;
-}
-
-/// Offsets that `GICD` and `SGI_base` share: a bit, a byte or two bits for each interrupt.
-pub(crate) mod bank {
-    pub(crate) const IGROUPR: usize = 0x80;
-    pub(crate) const ISENABLER: usize = 0x100;
-    pub(crate) const ICENABLER: usize = 0x180;
-    pub(crate) const ISPENDR: usize = 0x200;
-    pub(crate) const ICPENDR: usize = 0x280;
-    pub(crate) const ISACTIVER: usize = 0x300;
-    pub(crate) const ICACTIVER: usize = 0x380;
-    pub(crate) const IPRIORITYR: usize = 0x400;
-    pub(crate) const ICFGR: usize = 0xc00;
 }
 
 /// Offsets in `GICD` of the registers of extended SPIs (12.9). Those with a bit for each interrupt
