@@ -110,7 +110,7 @@ pub(crate) fn create(
             ..controller::of_machine(&machine, has_its)
         },
         wiring: Wiring::new(false),
-        assumes_extended_range: options.assumes_extended_range,
+        extended_range: options.extended_range,
         weight: scheduler::NORMAL_WEIGHT,
     };
     Vm::new(0, description)
