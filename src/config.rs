@@ -5,7 +5,7 @@
 use alloc::vec::Vec;
 
 use crate::error::{ForeignDomain, TORN_DOWN};
-use crate::intid::{Affinity, IntId, ItsId, VcpuId};
+use crate::intid::{Affinity, IntId, ItsId, Kind, VcpuId};
 
 /// Size of the distributor's frame in bytes.
 pub const DISTRIBUTOR_SIZE: u64 = 0x1_0000;
@@ -154,14 +154,11 @@ pub struct Config {
     /// Number of extended SPIs of GICv3.1, from INTID 4096 up: a multiple of 32 from 0 to 1,024,
     /// given by `GICD_TYPER.ESPI` and `ESPI_range`.
     ///
-    /// A CPU without INTIDs 1024-8191 ([`Vtr::extended_range`]) refuses to enter the vCPUs of a VM
-    /// with extended interrupts ([`EntryError::ExtendedRange`]).
-    ///
-    /// [`Vtr::extended_range`]: crate::cpu_interface::Vtr::extended_range
-    /// [`EntryError::ExtendedRange`]: crate::EntryError::ExtendedRange
+    /// A CPU without INTIDs 1024-8191 refuses to enter the vCPUs
+    /// ([`EntryError::ExtendedRange`](crate::EntryError::ExtendedRange)).
     pub extended_spis: u32,
     /// Number of extended PPIs of GICv3.1 of each vCPU, from INTID 1056 up: 0, 32 or 64, given by
-    /// `GICR_TYPER.PPInum`. Requires of the CPUs what `extended_spis` does.
+    /// `GICR_TYPER.PPInum`; on CPUs as for `extended_spis`.
     pub extended_ppis: u32,
     /// Guest-physical address of the distributor, 64 KiB aligned; 4 KiB with a GICv2.
     pub distributor: u64,
@@ -184,7 +181,7 @@ pub struct Config {
     /// (`GICD_CTLR.nASSGIreq`), which a GICv4.1 with virtual SGIs delivers directly. On another
     /// machine such a guest's SGIs go through list registers, and have an active state.
     pub nassgi_cap: bool,
-    /// PPI of the maintenance interrupt, INTID 16-31, or an extended one of `extended_ppis`, for
+    /// PPI of the maintenance interrupt, INTID 16-31, or extended and of `extended_ppis`, for
     /// the VM's description. The guest never receives the interrupt.
     pub maintenance: IntId,
     /// A GICv2 for the guest in place of the GICv3, for at most 8 vCPUs, all present from the
@@ -262,14 +259,12 @@ impl Config {
     /// Returns the INTID after the largest extended SPI, or 4096 if the VM has none.
     #[must_use]
     pub const fn extended_spi_end(&self) -> u32 {
-        // `Config::validate` refuses a number that wraps.
         IntId::FIRST_EXTENDED_SPI.wrapping_add(self.extended_spis)
     }
 
     /// Returns the INTID after the largest extended PPI, or 1056 if the VM has none.
     #[must_use]
     pub const fn extended_ppi_end(&self) -> u32 {
-        // `Config::validate` refuses a number that wraps.
         IntId::FIRST_EXTENDED_PPI.wrapping_add(self.extended_ppis)
     }
 
@@ -289,15 +284,11 @@ impl Config {
     /// Returns the number of INTID bits, `GICD_TYPER.IDbits` + 1.
     #[must_use]
     pub const fn intid_bits(&self) -> u32 {
-        let end = if self.lpis != 0 {
-            self.lpi_end()
-        } else if self.extended_spis != 0 {
-            self.extended_spi_end()
-        } else if self.extended_ppis != 0 {
-            self.extended_ppi_end()
-        } else {
-            // The special INTIDs need 10 bits.
-            0x400
+        let end = match (self.lpis, self.extended_spis, self.extended_ppis) {
+            (0, 0, 0) => 0x400, // The special INTIDs have 10 bits.
+            (0, 0, _) => self.extended_ppi_end(),
+            (0, ..) => self.extended_spi_end(),
+            _ => self.lpi_end(),
         };
         u32::BITS - end.wrapping_sub(1).leading_zeros()
     }
@@ -384,9 +375,8 @@ impl Config {
             return Err(ConfigError::ItsCount(self.its.len()));
         }
 
-        let extended = IntId::FIRST_EXTENDED_PPI..self.extended_ppi_end();
-        let maintenance = self.maintenance.raw();
-        if !matches!(maintenance, 16..32) && !extended.contains(&maintenance) {
+        let is_ppi = self.maintenance.kind() == Kind::Ppi;
+        if !is_ppi || self.maintenance.raw() >= self.extended_ppi_end() {
             return Err(ConfigError::Maintenance(self.maintenance));
         }
 
@@ -607,223 +597,4 @@ impl From<ForeignDomain> for ConfigError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn config(vcpus: u8) -> Config {
-        Config::new((0..vcpus).map(|n| Affinity::new(0, 0, 0, n)).collect()).with_its(0x0808_0000)
-    }
-
-    #[test]
-    fn redistributors_fill_the_regions_in_order() {
-        let base = |config: &Config, n| config.redistributor_base(VcpuId::new(n).unwrap());
-        let large = config(200);
-        assert_eq!(base(&large, 0), Some(0x080a_0000));
-        assert_eq!(base(&large, 122), Some(0x080a_0000 + 122 * 0x2_0000));
-        assert_eq!(base(&large, 123), Some(0x40_0000_0000));
-        assert_eq!(base(&large, 199), Some(0x40_0000_0000 + 76 * 0x2_0000));
-        assert_eq!(base(&large, 200), None);
-
-        let mut regions = config(4);
-        regions.redistributors = [(0x1000_0000, 1), (0x2000_0000, 0), (0x3000_0000, 2)]
-            .map(|(base, count)| RedistributorRegion { base, count })
-            .to_vec();
-        assert_eq!(base(&regions, 0), Some(0x1000_0000));
-        assert_eq!(base(&regions, 1), Some(0x3000_0000));
-        assert_eq!(base(&regions, 2), Some(0x3002_0000));
-        assert_eq!(base(&regions, 3), None);
-
-        // No configuration, valid or not, makes it panic.
-        regions.redistributors[0] = RedistributorRegion {
-            base: u64::MAX,
-            count: usize::MAX,
-        };
-        assert_eq!(base(&regions, 511), Some(u64::MAX));
-    }
-
-    /// A mistake made in a valid configuration.
-    type Spoil = fn(&mut Config);
-
-    #[test]
-    fn the_number_of_lpis_gives_the_bits_of_an_intid() {
-        for (lpis, bits, end) in [
-            (0, 10, 8192),
-            (32, 14, 8224),
-            (0x2000, 14, 0x4000),
-            (0x8000, 16, 0xa000),
-            (LPIS_OF_16_BITS, 16, 0x1_0000),
-            (0x1_0000, 17, 0x1_2000),
-        ] {
-            let config = Config {
-                lpis,
-                ..Config::new(config(1).vcpus)
-            };
-            assert_eq!(config.validate(), Ok(()), "{lpis} LPIs");
-            assert_eq!(
-                (config.intid_bits(), config.lpi_end()),
-                (bits, end),
-                "{lpis} LPIs"
-            );
-        }
-    }
-
-    #[test]
-    fn extended_interrupts_need_bits_of_an_intid_unless_lpis_have_more() {
-        for (spis, ppis, bits, of_lpis) in [
-            (0, 32, 11, 14),
-            (0, 64, 11, 14),
-            (32, 0, 13, 14),
-            (1024, 64, 13, 14),
-        ] {
-            let extended = |lpis| Config {
-                extended_spis: spis,
-                extended_ppis: ppis,
-                lpis,
-                ..Config::new(config(1).vcpus)
-            };
-            assert_eq!(extended(0).intid_bits(), bits);
-            assert_eq!(extended(32).intid_bits(), of_lpis);
-            assert_eq!(extended(LPIS_OF_16_BITS).intid_bits(), 16);
-            assert!(extended(0).has_extended_range());
-        }
-        assert!(!config(1).has_extended_range());
-    }
-
-    #[test]
-    fn no_configuration_makes_a_getter_panic() {
-        let last_lpi = 0_u32.wrapping_sub(IntId::FIRST_LPI);
-        for (spis, lpis, bits) in [(u32::MAX, u32::MAX, 13), (0, last_lpi, 32)] {
-            let config = Config {
-                lpis,
-                spis,
-                ..config(1)
-            };
-            let _ = (config.spi_end(), config.lpi_end());
-            let wild = Config {
-                lpis: 0,
-                extended_spis: u32::MAX - spis,
-                extended_ppis: u32::MAX,
-                ..config.clone()
-            };
-            let _ = (
-                wild.intid_bits(),
-                wild.extended_spi_end(),
-                wild.extended_ppi_end(),
-            );
-            assert_eq!(config.intid_bits(), bits);
-        }
-    }
-
-    #[test]
-    fn defaults_are_valid_and_each_mistake_has_its_error() {
-        assert_eq!(config(4).validate(), Ok(()));
-        assert_eq!(config(200).validate(), Ok(()));
-        let extended = Config {
-            extended_spis: 1024,
-            extended_ppis: 64,
-            maintenance: IntId::ppi(1119).unwrap(),
-            ..config(4)
-        };
-        assert_eq!(extended.validate(), Ok(()));
-        let cases: [(Spoil, ConfigError); 33] = [
-            (|c| c.vcpus.clear(), ConfigError::VcpuCount(0)),
-            (|c| c.max_vcpus = 3, ConfigError::MaxVcpus(3)),
-            (|c| c.max_vcpus = 4096, ConfigError::MaxVcpus(4096)),
-            (
-                |c| c.vcpus[1] = c.vcpus[0],
-                ConfigError::DuplicateAffinity(Affinity::new(0, 0, 0, 0)),
-            ),
-            (|c| c.spis = 33, ConfigError::SpiCount(33)),
-            (|c| c.spis = 992, ConfigError::SpiCount(992)),
-            (|c| c.extended_spis = 31, ConfigError::ExtendedSpiCount(31)),
-            (
-                |c| c.extended_spis = 1056,
-                ConfigError::ExtendedSpiCount(1056),
-            ),
-            (|c| c.extended_ppis = 16, ConfigError::ExtendedPpiCount(16)),
-            (|c| c.extended_ppis = 96, ConfigError::ExtendedPpiCount(96)),
-            (
-                |c| c.maintenance = IntId::ppi(1056).unwrap(),
-                ConfigError::Maintenance(IntId::ppi(1056).unwrap()),
-            ),
-            (
-                |c| {
-                    c.extended_ppis = 32;
-                    c.maintenance = IntId::ppi(1088).unwrap();
-                },
-                ConfigError::Maintenance(IntId::ppi(1088).unwrap()),
-            ),
-            (|c| c.lpis = 0x2_0000, ConfigError::LpiCount(0x2_0000)),
-            (|c| c.lpis = 57_343, ConfigError::LpiCount(57_343)),
-            (|c| c.lpis = u32::MAX, ConfigError::LpiCount(u32::MAX)),
-            (|c| c.lpis = 0, ConfigError::ItsWithoutLpis),
-            (
-                |c| c.its = alloc::vec![c.its[0]; 17],
-                ConfigError::ItsCount(17),
-            ),
-            (
-                |c| c.vcpus = config(250).vcpus.repeat(17),
-                ConfigError::VcpuCount(4250),
-            ),
-            (|c| c.lpis = 16, ConfigError::LpiCount(16)),
-            (|c| c.its[0].event_bits = 17, ConfigError::Its(ItsId(0))),
-            (|c| c.its[0].event_bits = 0, ConfigError::Its(ItsId(0))),
-            (|c| c.its[0].device_bits = 33, ConfigError::Its(ItsId(0))),
-            (|c| c.its[0].collections = 0, ConfigError::Its(ItsId(0))),
-            (
-                |c| c.its[0].collections = 0x1_0001,
-                ConfigError::Its(ItsId(0)),
-            ),
-            (
-                |c| c.maintenance = IntId::spi(32).unwrap(),
-                ConfigError::Maintenance(IntId::spi(32).unwrap()),
-            ),
-            (
-                |c| c.redistributors[0].count = 3,
-                ConfigError::RedistributorRoom(3),
-            ),
-            (
-                |c| c.redistributors = c.redistributors.repeat(65),
-                ConfigError::RegionCount(65),
-            ),
-            (
-                |c| {
-                    c.redistributors.push(RedistributorRegion {
-                        base: 0x1_0000,
-                        count: 0,
-                    })
-                },
-                ConfigError::RedistributorRoom(4),
-            ),
-            (
-                |c| {
-                    c.redistributors =
-                        alloc::vec![RedistributorRegion { base: 0x1_0000, count: usize::MAX }; 2]
-                },
-                ConfigError::Unaddressable(0x1_0000),
-            ),
-            (
-                |c| c.distributor = 0x0800_1000,
-                ConfigError::Unaligned(0x0800_1000),
-            ),
-            (
-                |c| c.its[0].base = 0x000f_ffff_ffff_0000,
-                ConfigError::Unaddressable(0x000f_ffff_ffff_0000),
-            ),
-            (
-                |c| c.its[0].base = 0x0800_0000,
-                ConfigError::Overlap(0x0800_0000, 0x0800_0000),
-            ),
-            (
-                |c| c.its[0].base = 0x07ff_0000,
-                ConfigError::Overlap(0x07ff_0000, 0x0800_0000),
-            ),
-        ];
-
-        for (spoil, error) in cases {
-            let mut config = config(4);
-            spoil(&mut config);
-            assert_eq!(config.validate(), Err(error), "{error}");
-        }
-    }
-}
+mod tests;

@@ -24,10 +24,10 @@ pub struct IntId(u32);
 pub enum Kind {
     /// Software generated interrupt, private to a vCPU.
     Sgi = 0,
-    /// Private peripheral interrupt, extended ones included.
+    /// Private peripheral interrupt, also extended.
     Ppi = 1,
-    /// Shared peripheral interrupt, routed by `GICD_IROUTER<n>`; extended ones, routed by
-    /// `GICD_IROUTER<n>E`, included.
+    /// Shared peripheral interrupt, also extended, routed by `GICD_IROUTER<n>` or
+    /// `GICD_IROUTER<n>E`.
     Spi = 2,
     /// Locality-specific peripheral interrupt, routed by an ITS.
     Lpi = 3,
@@ -58,7 +58,7 @@ impl IntId {
     pub const FIRST_PPI: u32 = 16;
     /// INTID of the first SPI, number 0 in an interrupt specifier of a device tree.
     pub const FIRST_SPI: u32 = 32;
-    /// INTID after the last SPI that is not extended.
+    /// INTID after the last SPI, extended SPIs apart.
     pub const END_SPI: u32 = 1020;
     /// INTID of the first extended PPI, number 0 in an interrupt specifier of a device tree.
     pub const FIRST_EXTENDED_PPI: u32 = 1056;

@@ -290,6 +290,73 @@ fn a_vcpu_is_added_ends_what_it_likes_and_is_removed() {
     machine.finish();
 }
 
+/// Measures the registers of extended interrupts with every one of them pending and active on vCPUs
+/// with full lists, their deactivation, and a vCPU's lists with as many PPIs as there may be.
+#[test]
+fn registers_of_extended_interrupts() {
+    let meter = Meter::default();
+    let machine = Machine::from_config(Config {
+        extended_spis: 1024,
+        extended_ppis: 64,
+        ..Config::new((0..2).map(affinity).collect())
+    });
+    machine.set_up();
+    let blocks = (0..7).map(|n| {
+        (
+            GICD + 0x1000 + 0x200 * n,
+            GICD + 0x1000 + 0x200 * n + 4 * 31,
+        )
+    });
+    let private = machine.gicr(1) + 0x1_0000;
+    let ppis = (0..7).map(|n| (private + 0x84 + 0x80 * n, private + 0x88 + 0x80 * n));
+    let blocks: Vec<_> = blocks.chain(ppis).collect();
+    for spi in 0..1024 {
+        let router = GICD + 0x8000 + 8 * spi;
+        machine.write64(0, router, affinity(1).mpidr());
+    }
+
+    // In the order of the blocks: groups, enables, pending states, active states.
+    for on in [0, 1] {
+        for (first, last) in blocks.iter().copied() {
+            for register in (first..=last).step_by(4) {
+                let bits = if on == 0 { u32::MAX } else { 0x5555_aaaa };
+                meter.write(&machine, "register of 32 interrupts", register, bits.into());
+            }
+        }
+        machine.enter(1);
+        for register in (GICD + 0x1600..GICD + 0x1680).step_by(4) {
+            meter.write(
+                &machine,
+                "register of 32 interrupts",
+                register,
+                u32::MAX.into(),
+            );
+        }
+        machine.exit(1);
+    }
+    for at in [0x2000, 0x23fc, 0x8000, 0x9ffc] {
+        let kind = "IPRIORITYR, IROUTER, other registers";
+        meter.write(&machine, kind, GICD + at, u32::MAX.into());
+    }
+
+    machine.enter(0);
+    machine.guest(0).write_ctlr(2).unwrap();
+    machine.exit(0);
+    for intid in (4096..5120).chain(1056..1120) {
+        meter.measure(&machine, "ICC_DIR_EL1", || {
+            machine.sysreg(0, SysReg::Dir, intid)
+        });
+    }
+
+    meter.measure(&machine, "entry", || machine.enter(1));
+    meter.measure(&machine, "exit", || machine.exit(1));
+    meter.measure(&machine, LIFE, || {
+        (machine.vm.vcpu_put(&machine.cpus[1].pin(), vcpu(1))).unwrap();
+    });
+    meter.report();
+    machine.finish();
+}
+
 /// Returns a VM with 65,536 LPIs, after the guest's set-up.
 fn with_most_lpis(vcpus: usize, device_bits: u8) -> Machine {
     let mut config = Config::new((0..vcpus).map(affinity).collect()).with_its(GITS);

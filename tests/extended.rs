@@ -240,7 +240,7 @@ fn a_vm_without_the_ranges_reads_them_as_zero() {
     machine.finish();
 }
 
-/// The SPIs of a VM with few are not those of the extended range, nor the other way round.
+/// Tries INTIDs behind the SPIs and behind the extended SPIs of a VM with few of both.
 #[test]
 fn intids_beyond_the_last_of_a_range_are_nobodys() {
     let machine = machine(1, 32, 32);
@@ -370,7 +370,7 @@ fn the_host_hears_of_the_guests_writes() {
     machine.finish();
 }
 
-/// A PPI and an SPI that are taken with EOImode 1: by `ICC_DIR_EL1`, the SPI on another vCPU.
+/// Deactivates a PPI and an SPI that were taken with EOImode 1, the SPI on another vCPU.
 #[test]
 fn a_trap_deactivates_extended_interrupts() {
     let machine = machine(2, 32, 32);
@@ -508,7 +508,7 @@ fn physical_interrupts_of_the_ranges_are_forwarded() {
     assert_eq!(machine.vm.host().take_calls(), [Call::Deactivate(spi)]);
 }
 
-/// Every extended PPI is released at a put, whatever bit notes its connection.
+/// Puts a vCPU that owns every extended PPI: each is released, whatever bit notes its connection.
 #[test]
 fn a_put_releases_every_extended_ppi() {
     let machine = machine(1, 0, 64);
@@ -566,7 +566,7 @@ fn a_cpu_without_the_range_refuses_the_vcpus() {
     assert!(!NEOVERSE.with_icc_ctlr(!(1 << 19)).extended_range);
 }
 
-/// The guest's own `ICC_CTLR_EL1.ExtRange` is the CPU's, also where the register traps.
+/// Reads the guest's own `ICC_CTLR_EL1.ExtRange`, which is the CPU's, also where it traps.
 #[test]
 fn a_guest_reads_the_range_of_its_cpu() {
     for (extended_range, traps_dir) in [(true, true), (true, false), (false, true), (false, false)]
@@ -733,7 +733,7 @@ fn a_description_names_extended_interrupts() {
     assert_eq!(gsiv, 1057_u32.to_le_bytes());
 }
 
-/// A read of the pending state of an extended SPI in another vCPU's list register is tried again.
+/// Reads the state of an extended SPI in another vCPU's list register, which takes a second try.
 #[test]
 fn the_state_in_a_list_register_is_read() {
     let machine = machine(2, 32, 0);

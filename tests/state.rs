@@ -166,7 +166,7 @@ fn extended_interrupts_are_saved_and_restored() {
     target.finish();
 }
 
-/// The state after reset, of a configuration alone, is that of a VM that has just been made.
+/// Makes the state after reset of a configuration alone, which is that of a VM just made.
 #[test]
 fn the_state_after_reset_has_extended_interrupts() {
     let config = Config {

@@ -16,6 +16,8 @@ struct Input {
     affinities: Vec<u32>,
     max_vcpus: usize,
     spis: u32,
+    extended_spis: u32,
+    extended_ppis: u32,
     distributor: u64,
     regions: Vec<(u64, usize)>,
     its: Vec<(u64, u8, u8, u32, u32, u32)>,
@@ -37,6 +39,10 @@ fuzz_target!(|input: Input| {
     }
     if wild(1) {
         config.spis = input.spis;
+    }
+    if wild(7) {
+        config.extended_spis = input.extended_spis;
+        config.extended_ppis = input.extended_ppis;
     }
     if wild(2) {
         config.distributor = input.distributor;

@@ -46,7 +46,9 @@ struct Vmm {
 pub fn run(data: &[u8]) {
     let mut input = Input::new(data);
     let shape = input.byte();
-    let Shape(config, device_table) = Shape::new(shape & 0x63);
+    let Shape(mut config, device_table) = Shape::new(shape & 0x63);
+    // KVM has none.
+    (config.extended_spis, config.extended_ppis) = (0, 0);
     let mut vmm = Vmm {
         devices: Devices::new(config.clone(), VTR),
         host: HostileHost::new(config.its.clone(), None),

@@ -78,7 +78,8 @@ fn version(choice: u8) -> Option<Version> {
 /// Returns a state that a VM has saved, to be compared with the state that the VM was restored
 /// from: an active SPI of no vCPU there is active where it is routed here.
 pub(crate) fn as_given(mut saved: VmState, given: &VmState) -> VmState {
-    for (saved, given) in saved.spis.iter_mut().zip(&given.spis) {
+    let ours = saved.spis.iter_mut().chain(&mut saved.extended.spis);
+    for (saved, given) in ours.zip(given.spis.iter().chain(&given.extended.spis)) {
         saved.active_on = saved.active_on.and(given.active_on);
     }
     saved

@@ -20,9 +20,10 @@ use crate::operation::{Command, Operation};
 use crate::shape::{DEVICE_TABLE, INDIRECT, Shape, VALID, allowed};
 
 const CPUS: usize = 2;
-/// The CPUs: the largest shape has LPIs of 17 bits.
+/// The CPUs: the largest shape has LPIs of 17 bits, and extended interrupts.
 const VTR: Vtr = Vtr {
     id_bits: 24,
+    extended_range: true,
     ..NEOVERSE
 };
 const COLLECTION_TABLE: u64 = BASE + 0x9000;
@@ -112,6 +113,11 @@ impl Machine {
             self.write(gicd + 0x100 + 4 * register, 0xffff_ffff);
         }
         self.write(gicd + 0xc08, 0xaaaa_aaaa);
+        for register in 0..u64::from(config.extended_spis / 32) {
+            self.write(gicd + 0x1000 + 4 * register, 0xffff_ffff);
+            self.write(gicd + 0x1200 + 4 * register, 0xffff_ffff);
+        }
+        self.write(gicd + 0x3000, 0xaaaa_aaaa);
 
         let vcpus = self.vm.vcpu_count().min(3);
         for n in 0..vcpus {
@@ -119,6 +125,9 @@ impl Machine {
             self.write(gicr + 0x14, 0);
             self.write(gicr + 0x1_0080, 0xffff_ffff);
             self.write(gicr + 0x1_0100, 0xffff_ffff);
+            // The extended PPIs, if there are any.
+            self.write(gicr + 0x1_0084, 0xffff_ffff);
+            self.write(gicr + 0x1_0104, 0xffff_ffff);
             self.write_double(gicr + 0x70, BASE | 15);
             self.write_double(gicr + 0x78, PENDING_TABLES);
             self.write(gicr, 1);
@@ -691,7 +700,10 @@ fn spi(n: u16) -> Option<IntId> {
 }
 
 fn ppi(n: u8) -> Option<IntId> {
-    IntId::ppi(16 + u32::from(n % 16))
+    match n & 0xc0 {
+        0xc0 => IntId::ppi(1056 + u32::from(n % 64)),
+        _ => IntId::ppi(16 + u32::from(n % 16)),
+    }
 }
 
 fn id(n: usize) -> VcpuId {

@@ -177,15 +177,17 @@ fn access(input: &mut Input<'_>, frames: u8) -> Operation {
         0x00, 0x04, 0x08, 0x0c, 0x14, 0x40, 0x48, 0x70, 0x74, 0x78, 0x7c, 0x80, 0x84, 0x88, 0x90,
         0xa0, 0xb0, 0xc0, 0x100, 0x108, 0xffe8, 0x1_0040,
     ];
-    const BLOCKS: [u64; 10] = [
-        0x080, 0x100, 0x180, 0x200, 0x280, 0x300, 0x380, 0x400, 0xc00, 0x6000,
+    const BLOCKS: [u64; 20] = [
+        0x080, 0x100, 0x180, 0x200, 0x280, 0x300, 0x380, 0x400, 0xc00, 0x6000, 0x1000, 0x1200,
+        0x1400, 0x1600, 0x1800, 0x1a00, 0x1c00, 0x2000, 0x3000, 0x8000,
     ];
     let (vcpu, frame) = (input.byte(), input.byte() % frames.max(1));
     let kind = input.byte();
     let offset = match kind & 7 {
         0..3 => input.pick(&SINGLE),
         3 => input.pick(&BLOCKS) + u64::from(input.byte()) * 4,
-        4 | 5 => 0x1_0000 + input.pick(&BLOCKS) + u64::from(input.byte() & 7) * 4,
+        // The blocks in the SGI_base frame are the first nine.
+        4 | 5 => 0x1_0000 + input.pick(&BLOCKS[..9]) + u64::from(input.byte() & 0x1f) * 4,
         6 => u64::from(input.half()),
         _ => u64::from(input.half()) << 1,
     };
@@ -268,7 +270,9 @@ fn sgi(input: &mut Input<'_>) -> u64 {
 pub(crate) fn intid(input: &mut Input<'_>) -> u32 {
     match input.byte() {
         small @ 0..0x60 => u32::from(small & 0x3f),
-        0x60..0xa0 => u32::from(input.half() & 0x3ff),
+        0x60..0x90 => u32::from(input.half() & 0x3ff),
+        0x90..0x98 => 1056 + u32::from(input.byte() & 0x3f),
+        0x98..0xa0 => 4096 + u32::from(input.half() & 0x3ff),
         0xa0..0xe0 => 8192 + u32::from(input.byte()),
         0xe0.. => input.id(),
     }

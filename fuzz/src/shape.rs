@@ -51,6 +51,7 @@ impl Shape {
         match number % 4 {
             1 => {
                 (config.spis, config.lpis) = (988, 0x1_0000);
+                (config.extended_spis, config.extended_ppis) = (1024, 64);
                 config.its = bases.map(|base| its(base, 32, 64, 0x2_0000, 512)).to_vec();
             }
             2 => {
@@ -59,6 +60,7 @@ impl Shape {
             }
             3 if number != 0x7f => {
                 (config.spis, config.lpis) = (0, 0);
+                (config.extended_spis, config.extended_ppis) = (64, 32);
                 config.its.clear();
             }
             _ => {}

@@ -265,7 +265,7 @@ fn make(
         boot: Boot::Modules(load),
         config,
         wiring,
-        assumes_extended_range: options.assumes_extended_range,
+        extended_range: options.extended_range,
         weight: options.weight * scheduler::NORMAL_WEIGHT / USUAL_WEIGHT,
     };
     Ok(Vm::new(index, description))

@@ -124,7 +124,7 @@ pub(crate) fn create(
             ..config
         },
         wiring: Wiring::new(false),
-        assumes_extended_range: options.assumes_extended_range,
+        extended_range: options.extended_range,
         weight: scheduler::NORMAL_WEIGHT,
     };
     Vm::new(0, description)

@@ -145,18 +145,22 @@ impl Ich {
         }
     }
 
-    /// Returns the interface of a CPU whose list registers hold INTIDs 1024-8191, and whose guests
-    /// get them, although `ICC_CTLR_EL1.ExtRange` is 0.
+    /// Returns the interface of a CPU with INTIDs 1024-8191 in list registers and guests, although
+    /// `ICC_CTLR_EL1.ExtRange` is 0.
     ///
-    /// For an emulator that has no extended interrupts of its own, and so says 0, but treats a
-    /// virtual INTID in the range as any other; QEMU 10 is one. The architecture says
-    /// UNPREDICTABLE. A guest reads 0 in its own `ICC_CTLR_EL1.ExtRange` all the same, and may
-    /// warn.
+    /// For an emulator without extended interrupts, such as QEMU 10, where ExtRange is 0, but a
+    /// virtual INTID in the range is as any other. The architecture says UNPREDICTABLE. A guest
+    /// reads 0 in `ICC_CTLR_EL1.ExtRange`, and may warn, unless `shown`: the register then traps,
+    /// as on a CPU without TDIR ([`Vtr`]), and the vGIC's answer has the range.
     #[inline]
     #[must_use]
-    pub const fn assume_extended_range(self) -> Self {
+    pub const fn assume_extended_range(self, shown: bool) -> Self {
+        let vtr = self.vtr.with_icc_ctlr(ICC_CTLR_EXT_RANGE);
         Self {
-            vtr: self.vtr.with_icc_ctlr(ICC_CTLR_EXT_RANGE),
+            vtr: Vtr {
+                traps_dir: vtr.traps_dir && !shown,
+                ..vtr
+            },
             ..self
         }
     }

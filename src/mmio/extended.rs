@@ -1,9 +1,9 @@
 //! Registers of the extended ranges of GICv3.1: extended SPIs, INTIDs 4096-5119, in the distributor
 //! (IHI 0069, 12.9), and extended PPIs, INTIDs 1056-1119, in a redistributor's `SGI_base` (12.11).
 //!
-//! Each has the fields of its counterpart for SPIs and PPIs, which [`bank`](super::bank) describes.
-//! Only the offsets are others. The registers of interrupts that the VM does not have are RES0, and
-//! a VM without the ranges reads all of them as zero (cases `extended.*`).
+//! The fields are as in the registers of SPIs and PPIs ([`bank`](super::bank)), at other offsets.
+//! Registers beyond the VM's ranges are RES0, and all registers of a VM without the ranges (cases
+//! `extended.*`).
 
 use crate::config::Config;
 use crate::delivery::routing;
@@ -140,8 +140,8 @@ fn router(distributor: &Distributor, at: u64) -> Option<(&Irq, &AtomicU64)> {
     distributor.router(intid)
 }
 
-/// Returns true if the offset `at` in `SGI_base` is of a register of extended PPIs: behind that of
-/// the SGIs and PPIs, in the same block.
+/// Returns true if the offset `at` in `SGI_base` is of a register of extended PPIs: behind the
+/// register of SGIs and PPIs, in the same block.
 #[inline]
 pub(super) fn is_of_ppis(at: u64) -> bool {
     match at {
@@ -151,8 +151,8 @@ pub(super) fn is_of_ppis(at: u64) -> bool {
     }
 }
 
-/// Returns the extended PPIs of `owner` whose 32-bit register is number `register`, 1 or 2, with
-/// register 0 being that of the SGIs and PPIs.
+/// Returns the extended PPIs of `owner` in the 32-bit register number `register`, 1 or 2. Register
+/// 0 is for SGIs and PPIs.
 fn ppi_bank(owner: &Vcpu, register: u64) -> Bank<'_> {
     Bank {
         owner: Some(owner.id),

@@ -69,6 +69,7 @@ pub(super) fn check<'a, H: Host>(
         vm.distributor.spis().len(),
     )?;
     equal(RestoreError::Vcpus, state.vcpus.len(), vm.vcpu_count())?;
+
     let extended = &state.extended;
     let extended_ppis = vm
         .vcpu_count()

@@ -51,11 +51,11 @@ impl<H: Host> Vgic<H> {
     }
 
     /// Connects the SPI `intid` to the physical SPI `pintid`, for [`Vgic::forward_spi`]. Either may
-    /// be an extended one.
+    /// be extended.
     ///
-    /// The same connection may be made again. A physical interrupt of an extended range comes only
-    /// on a machine whose CPUs have the range (`ICC_CTLR_EL1.ExtRange`): their list registers hold
-    /// its INTID (`ICH_LR<n>_EL2.pINTID` has 13 bits there, and 10 elsewhere).
+    /// The same connection may be made again. Extended physical interrupts come only on a machine
+    /// with the range in every CPU (`ICC_CTLR_EL1.ExtRange`), and list registers hold the INTIDs
+    /// there: `ICH_LR<n>_EL2.pINTID` has 13 bits, and 10 elsewhere.
     ///
     /// # Errors
     /// [`InjectError::UnknownInterrupt`] if either INTID is out of range,
@@ -74,7 +74,7 @@ impl<H: Host> Vgic<H> {
     }
 
     /// Connects the PPI `intid` of `vcpu` to the physical PPI or SPI `pintid`, for
-    /// [`Vgic::forward_ppi`]. Either may be an extended one, as for [`Vgic::connect_spi`].
+    /// [`Vgic::forward_ppi`]. Either may be extended, as for [`Vgic::connect_spi`].
     ///
     /// A physical PPI is the one of whichever CPU has the vCPU. The same connection may be made
     /// again.

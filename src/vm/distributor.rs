@@ -53,13 +53,13 @@ impl Range {
         }
     }
 
-    /// Returns the index of an SPI; beyond the SPIs for the INTIDs above the range.
+    /// Returns the index of an SPI: beyond the SPIs for the INTIDs above the range.
     #[inline]
     fn index(&self, intid: IntId) -> Option<usize> {
         Some(intid.raw().checked_sub(self.first)? as usize)
     }
 
-    /// Returns each SPI with its router.
+    /// Returns each SPI with the router.
     fn routed(&self) -> impl Iterator<Item = (&Irq, &AtomicU64)> {
         self.spis.iter().zip(&self.routers)
     }
@@ -124,7 +124,7 @@ impl Distributor {
         }
     }
 
-    /// Returns the SPI `intid`, also an extended one.
+    /// Returns the SPI `intid`, extended or not.
     #[inline]
     pub(crate) fn spi(&self, intid: IntId) -> Option<&Irq> {
         match self.spis.spis.get(self.spis.index(intid)?) {
@@ -139,19 +139,20 @@ impl Distributor {
         self.extended.spis.get(self.extended.index(intid)?)
     }
 
-    /// Returns the SPI `intid` and its `GICD_IROUTER<n>`, or an extended one and its
-    /// `GICD_IROUTER<n>E`.
+    /// Returns the SPI `intid` and the router: `GICD_IROUTER<n>`, or `GICD_IROUTER<n>E` of an
+    /// extended SPI.
     pub(crate) fn router(&self, intid: IntId) -> Option<(&Irq, &AtomicU64)> {
         let range = if intid.is_extended() {
             &self.extended
         } else {
             &self.spis
         };
+
         let index = range.index(intid)?;
         Some((range.spis.get(index)?, range.routers.get(index)?))
     }
 
-    /// Returns the SPIs from INTID 32 on, without the extended ones.
+    /// Returns the SPIs from INTID 32 on, without extended SPIs.
     pub(crate) fn spis(&self) -> &[Irq] {
         &self.spis.spis
     }
@@ -161,22 +162,22 @@ impl Distributor {
         &self.extended.spis
     }
 
-    /// Returns every SPI, the extended ones last.
+    /// Returns every SPI, extended SPIs last.
     pub(crate) fn all_spis(&self) -> impl Iterator<Item = &Irq> {
         self.spis().iter().chain(self.extended_spis())
     }
 
-    /// Returns each SPI with its `GICD_IROUTER<n>`, without the extended ones.
+    /// Returns each SPI with `GICD_IROUTER<n>`, without extended SPIs.
     pub(crate) fn routed(&self) -> impl Iterator<Item = (&Irq, &AtomicU64)> {
         self.spis.routed()
     }
 
-    /// Returns each extended SPI with its `GICD_IROUTER<n>E`.
+    /// Returns each extended SPI with `GICD_IROUTER<n>E`.
     pub(crate) fn extended_routed(&self) -> impl Iterator<Item = (&Irq, &AtomicU64)> {
         self.extended.routed()
     }
 
-    /// Returns every SPI with its router, the extended ones last.
+    /// Returns every SPI with the router, extended SPIs last.
     pub(crate) fn all_routed(&self) -> impl Iterator<Item = (&Irq, &AtomicU64)> {
         self.routed().chain(self.extended_routed())
     }

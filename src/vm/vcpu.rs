@@ -213,7 +213,7 @@ impl Vcpu {
         self.extended.get(index as usize)
     }
 
-    /// Returns the SGIs and PPIs, by INTID, without the extended ones.
+    /// Returns the SGIs and PPIs, by INTID, without extended PPIs.
     pub(crate) fn privates(&self) -> &[Irq] {
         &self.private
     }
@@ -231,10 +231,12 @@ impl Vcpu {
     /// Notes that the PPI `intid` has been connected to a physical PPI.
     pub(crate) fn add_physical_ppi(&self, intid: IntId) {
         let extended = intid.raw().checked_sub(IntId::FIRST_EXTENDED_PPI);
+
         let bit = match extended {
             Some(index) => FIRST_EXTENDED_BIT.wrapping_add(index / EXTENDED_PER_BIT as u32),
             None => intid.raw() & 0xf,
         };
+
         // Relaxed: comes before the transition that sets CONNECTED, and every user of the bit after
         // a forward, a transition on the user's CPU that has found CONNECTED.
         self.physical_ppis.fetch_or(1 << (bit & 31), Relaxed);
@@ -247,8 +249,8 @@ impl Vcpu {
         self.physical_ppis.load(Relaxed) != 0
     }
 
-    /// Returns the PPIs that are, or have been, connected to a physical PPI, and extended ones
-    /// beside them.
+    /// Returns the PPIs that are, or have been, connected to a physical PPI, and extended PPIs
+    /// nearby.
     pub(crate) fn physical_ppis(&self) -> impl Iterator<Item = &Irq> {
         // Relaxed: ordered by the forward on this CPU, as `add_physical_ppi` says.
         let connected = self.physical_ppis.load(Relaxed);

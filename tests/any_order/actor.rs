@@ -17,7 +17,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use vgic::config::{GITS_TRANSLATER, ItsConfig};
-use vgic::cpu_interface::software::SoftwareInterface;
+use vgic::cpu_interface::Vtr;
+use vgic::cpu_interface::software::{NEOVERSE, SoftwareInterface};
 use vgic::epoch::{CpuLocal, CpuPin, Domain};
 use vgic::gicv4::Gicv4;
 use vgic::intid::{Affinity, CpuId, DeviceId, EventId, IntId, ItsId, VcpuId};
@@ -156,6 +157,12 @@ impl Deref for Placed {
         &self.vm
     }
 }
+
+/// A CPU: the VMs have extended interrupts.
+const CPU: Vtr = Vtr {
+    extended_range: true,
+    ..NEOVERSE
+};
 
 type Pinned<'c> = PinnedCpu<'c, SoftwareInterface>;
 /// Pins that an actor holds, the latest last.
@@ -297,6 +304,9 @@ impl<'s, C: Choices> Actor<'s, C> {
             (0, _) => self.choices.below(32),
             (1, _) => 32 + self.choices.below(40),
             (2, _) => 8192 + self.choices.below(40),
+            // Extended ones, some of them beyond the last.
+            (3, true) => 1056 + self.choices.below(40),
+            (3, false) => 4096 + self.choices.below(40),
             (_, true) => 16 + self.choices.below(16),
             (_, false) => 32 + self.choices.below(8),
         };
@@ -337,7 +347,7 @@ impl<'s, C: Choices> Actor<'s, C> {
         let (place, domain) = (self.choices.below(4), self.choices.below(6) / 5);
         let id = CpuId(self.choices.below(CPU_IDS) as u16);
         if let Ok(local) = self.shared.domains[domain].register(id) {
-            let cpu = Cpu::try_new(local, SoftwareInterface::default()).unwrap();
+            let cpu = Cpu::try_new(local, SoftwareInterface::new(CPU)).unwrap();
             let last = Cell::new((0, VcpuId::new(0).unwrap()));
             self.cpus[place] = Some(Rc::new(Registered { domain, cpu, last }));
         }
@@ -475,7 +485,7 @@ impl<'s, C: Choices> Actor<'s, C> {
         let (intid, vcpu) = (self.intid(call & 1 != 0), self.choices.below(5));
         let late = LateInterrupt {
             intid: intid.raw(),
-            vcpu: Some(vcpu as u16).filter(|_| intid.raw() < 32),
+            vcpu: Some(vcpu as u16).filter(|_| intid.is_private()),
             flags: self.choices.number() as u8,
         };
 
@@ -514,6 +524,20 @@ impl<'s, C: Choices> Actor<'s, C> {
                 4 => vcpu.active_priorities[1][0] = number as u32,
                 5 => vcpu.private[number as usize % 32].flags = number as u8,
                 _ => {}
+            }
+        }
+        let extended = &mut state.extended;
+        match self.choices.below(24) {
+            0 => extended.spis.truncate(number as usize),
+            1 => extended.ppis.truncate(number as usize),
+            2 => state.version = number as u16,
+            chosen @ 3.. => {
+                if let Some(ppi) = extended.ppis.get_mut(chosen) {
+                    ppi.flags ^= number as u8;
+                }
+                if let Some(spi) = extended.spis.get_mut(chosen) {
+                    spi.active_on = vcpu.filter(|_| number & 1 != 0);
+                }
             }
         }
         match self.choices.below(6) {
@@ -718,7 +742,11 @@ impl<'s, C: Choices> Actor<'s, C> {
         };
         let offset = match self.choices.below(3) {
             0 => [0, 0x14, 0x70, 0x78, 0x80, 0x88, 0x90, 0xb0, 0xc0, 0x100][self.choices.below(10)],
-            1 => 0x80 + self.choices.below(0x380 / 4) as u64 * 4,
+            // The latter half in the blocks of extended SPIs.
+            1 => match 0x80 + self.choices.below(0x700 / 4) as u64 * 4 {
+                at @ ..0x400 => at,
+                at => 0x1000 + (at - 0x400) * 4,
+            },
             _ => self.choices.number() & 0xffff,
         };
 
@@ -873,6 +901,8 @@ fn config(vcpus: usize, max_vcpus: usize) -> Config {
     let mut config = Config {
         max_vcpus,
         spis: 32,
+        extended_spis: 32,
+        extended_ppis: 32,
         lpis: 512,
         its: vec![its(GITS), its(GITS2)],
         ..Config::new(affinities.collect())
@@ -903,12 +933,18 @@ fn set_up(vm: &Vm, pin: &CpuPin<'_>) {
     write(GICD + 0x84, u64::from(u32::MAX));
     write(GICD + 0x104, u64::from(u32::MAX));
     write(GICD + 0xc08, 0xaaaa_aaaa);
+    for at in [0x1000, 0x1200] {
+        write(GICD + at, u64::from(u32::MAX));
+    }
+    write(GICD + 0x3000, 0xaaaa_aaaa);
 
     for n in 0..vm.vcpu_count() as u64 {
         let gicr = GICR + n * 0x2_0000;
         write(gicr + 0x14, 0);
         write(gicr + 0x1_0080, u64::from(u32::MAX));
         write(gicr + 0x1_0100, u64::from(u32::MAX));
+        write(gicr + 0x1_0084, u64::from(u32::MAX));
+        write(gicr + 0x1_0104, u64::from(u32::MAX));
         write_double(gicr + 0x70, PROPERTIES | 15);
         write_double(gicr + 0x78, PENDING);
         write(gicr, 1);

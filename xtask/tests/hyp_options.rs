@@ -5,7 +5,7 @@ extern crate alloc;
 #[path = "../../hyp/src/vm/options.rs"]
 mod options;
 
-use options::{Direct, Options, are_in, are_saves_in};
+use options::{Direct, ExtendedRange, Options, are_in, are_saves_in};
 
 #[test]
 fn options_are_words_with_a_prefix() {
@@ -26,7 +26,7 @@ fn every_option_is_read() {
     let text = "hyp.name=web hyp.memory=512 hyp.events=99 hyp.weight=300 hyp.slowdown=4 \
                 hyp.pci=00:02.0,01:1f.7 hyp.saved=20 hyp.seed=7 \
                 hyp.direct=switch hyp.snapshot=saved hyp.incoming=coming hyp.kvm=attributes hyp.rng \
-                hyp.espis=96 hyp.eppis=32 hyp.wired=extended hyp.extrange=assume";
+                hyp.espis=96 hyp.eppis=32 hyp.wired=extended hyp.extrange=show";
     let options = Options::parse(text).unwrap();
     assert_eq!(options.name.as_deref(), Some("web"));
     assert_eq!((options.memory, options.weight), (512, 300));
@@ -37,7 +37,8 @@ fn every_option_is_read() {
     assert_eq!(options.incoming.as_deref(), Some("coming"));
     assert!(options.has_entropy);
     assert_eq!((options.extended_spis, options.extended_ppis), (96, 32));
-    assert!(options.is_wired_by_extended && options.assumes_extended_range);
+    assert!(options.is_wired_by_extended);
+    assert_eq!(options.extended_range, ExtendedRange::Shown);
     assert_eq!(options.direct, Direct::Switch);
     assert_eq!(options.functions, [2 << 3, 1 << 8 | 31 << 3 | 7]);
     assert_eq!(options.arguments, "");
@@ -57,7 +58,7 @@ fn a_guest_with_the_whole_machine_has_options_of_its_own() {
     assert_eq!((options.saved, options.seed), (Some(5), 9));
     let options = Options::of_machine("hyp.espis=32 hyp.eppis=64 hyp.extrange=assume").unwrap();
     assert_eq!((options.extended_spis, options.extended_ppis), (32, 64));
-    assert!(options.assumes_extended_range);
+    assert_eq!(options.extended_range, ExtendedRange::Assumed);
     let error = Options::of_machine("hyp.saved=0").unwrap_err();
     assert!(error.to_string().starts_with("hyp.saved=0: give a number"));
     let options = Options::of_machine("hyp.direct=off quiet").unwrap();
@@ -95,7 +96,8 @@ fn nothing_has_its_defaults() {
     assert!(!options.has_gicv2);
     assert!(!options.is_daemon && options.functions.is_empty());
     assert_eq!((options.extended_spis, options.extended_ppis), (0, 0));
-    assert!(!options.is_wired_by_extended && !options.assumes_extended_range);
+    assert!(!options.is_wired_by_extended);
+    assert_eq!(options.extended_range, ExtendedRange::AsSaid);
 }
 
 #[track_caller]

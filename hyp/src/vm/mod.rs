@@ -64,7 +64,7 @@ use hop::Hop;
 use image::Load;
 use lifetime::Lifetime;
 use memory::GuestMemory;
-use options::Direct;
+use options::{Direct, ExtendedRange};
 use saved::{Held, Moments};
 use v2m::MsiFrame;
 use virtio::EntropyDevice;
@@ -119,8 +119,7 @@ pub(crate) struct Vm {
     config: Config,
     /// The guest's interrupts of what the hypervisor gives it.
     pub(crate) wiring: Wiring,
-    /// True if the CPUs are taken to support the extended range, whatever they say.
-    pub(crate) assumes_extended_range: bool,
+    pub(crate) extended_range: ExtendedRange,
     vcpus: Once<Box<[Vcpu]>>,
     /// `CNTVOFF_EL2`: ticks that the guest's clock is behind the machine's.
     clock_offset: AtomicU64,
@@ -194,7 +193,7 @@ pub(crate) struct Description {
     /// Configuration of the interrupt controller, and the vCPUs.
     pub(crate) config: Config,
     pub(crate) wiring: Wiring,
-    pub(crate) assumes_extended_range: bool,
+    pub(crate) extended_range: ExtendedRange,
     /// Share of the CPUs' time, relative to other VMs', [`scheduler::NORMAL_WEIGHT`] for a usual
     /// one.
     pub(crate) weight: u32,
@@ -246,10 +245,10 @@ pub(crate) fn is_any_choosing() -> bool {
 /// Makes an interface hold extended interrupts if a VM says so, and checks that it holds those of
 /// every VM. Returns the VM that cannot run otherwise.
 pub(crate) fn extend(interface: Ich) -> Result<Ich, &'static Vm> {
-    let interface = if all().iter().any(|vm| vm.assumes_extended_range) {
-        interface.assume_extended_range()
-    } else {
-        interface
+    let known = all().iter().map(|vm| vm.extended_range).max();
+    let interface = match known.unwrap_or(ExtendedRange::AsSaid) {
+        ExtendedRange::AsSaid => interface,
+        known => interface.assume_extended_range(known == ExtendedRange::Shown),
     };
     let mut extended = all().iter().filter(|vm| vm.config.has_extended_range());
     match extended.next() {
@@ -295,7 +294,7 @@ impl Vm {
             incoming,
             config,
             wiring,
-            assumes_extended_range,
+            extended_range,
             weight,
         } = description;
 
@@ -326,7 +325,7 @@ impl Vm {
             boot,
             config,
             wiring,
-            assumes_extended_range,
+            extended_range,
             vcpus: Once::new(),
             clock_offset: AtomicU64::new(0),
             last_vcpus: (percpu::all().iter()).map(|_| AtomicU16::new(0)).collect(),

@@ -39,6 +39,17 @@ pub(crate) enum Direct {
     Switch,
 }
 
+/// The support of INTIDs 1024-8191 by the CPUs.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum ExtendedRange {
+    /// As each CPU says in `ICC_CTLR_EL1.ExtRange`.
+    AsSaid,
+    /// Taken for granted.
+    Assumed,
+    /// Taken for granted, and shown to guests.
+    Shown,
+}
+
 /// Options of a VM.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Options {
@@ -72,8 +83,7 @@ pub(crate) struct Options {
     pub(crate) extended_ppis: u32,
     /// True if the hypervisor's console and the virtual timer have extended interrupts.
     pub(crate) is_wired_by_extended: bool,
-    /// True if the CPUs are taken to support the extended range, whatever they say.
-    pub(crate) assumes_extended_range: bool,
+    pub(crate) extended_range: ExtendedRange,
     /// File of the host's for snapshots.
     pub(crate) snapshot: Option<String>,
     /// File of the host's that the VM comes from, and that is waited for.
@@ -148,7 +158,7 @@ impl Options {
             extended_spis: 0,
             extended_ppis: 0,
             is_wired_by_extended: false,
-            assumes_extended_range: false,
+            extended_range: ExtendedRange::AsSaid,
             snapshot: None,
             incoming: None,
             arguments: String::new(),
@@ -221,7 +231,8 @@ impl Options {
             Some(("wired", "extended")) => self.is_wired_by_extended = true,
             // For QEMU, which has no extended interrupts of its own and says ExtRange = 0, although
             // its list registers treat a virtual INTID in the range as any other.
-            Some(("extrange", "assume")) => self.assumes_extended_range = true,
+            Some(("extrange", "assume")) => self.extended_range = ExtendedRange::Assumed,
+            Some(("extrange", "show")) => self.extended_range = ExtendedRange::Shown,
             Some(("kvm", path)) if !path.is_empty() => self.kvm = Some(path.to_string()),
             Some(("snapshot", path)) if !path.is_empty() => self.snapshot = Some(path.to_string()),
             Some(("incoming", path)) if !path.is_empty() => self.incoming = Some(path.to_string()),

@@ -51,7 +51,7 @@ impl Machine {
     /// Returns `value` with the old fields of interrupts whose change is UNPREDICTABLE now.
     pub(super) fn defined(&self, frame: Frame, at: u64, bytes: u64, value: u64) -> u64 {
         let (interrupts, block): (Vec<Option<&Interrupt>>, u64) = match frame {
-            Frame::Distributor if matches!(at, 0x1000..0x1080 | 0x2000..0x2400 | 0x3000..0x3100) => {
+            Frame::Distributor if is_of_extended_spis(at) => {
                 let extended = self.reference.distributor.extended.iter();
                 (extended.map(Some).collect(), at)
             }
@@ -88,4 +88,10 @@ impl Machine {
                 value & !mask | old & mask
             })
     }
+}
+
+/// Returns whether the offset is of a register with a group, a priority or a trigger of extended
+/// SPIs.
+fn is_of_extended_spis(at: u64) -> bool {
+    matches!(at, 0x1000..0x1080 | 0x2000..0x2400 | 0x3000..0x3100)
 }
