@@ -433,7 +433,7 @@ pub(crate) fn all() -> Vec<Gate> {
     gates.extend(CONFORMANCE.map(conformance));
     gates.push(saved_gate());
     gates.push(direct_conformance_gate());
-    gates.extend(GICV2.map(gicv2_gate));
+    gates.extend(GICV2.map(gicv2_conformance_gate));
     let boot = |(vcpus, release, cpu, firmware)| boot_gate(vcpus, release, cpu, firmware);
     gates.extend(BOOTS.map(boot));
     gates.push(crowd_gate());
@@ -775,7 +775,7 @@ fn direct_conformance_gate() -> Gate {
 }
 
 /// Declares the gate of a run of the cases of a GICv2 on QEMU's own.
-fn gicv2_gate(vcpus: u16) -> Gate {
+fn gicv2_conformance_gate(vcpus: u16) -> Gate {
     let options = ConformanceOptions {
         gic: 2,
         vcpus,
