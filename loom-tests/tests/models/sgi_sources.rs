@@ -80,7 +80,7 @@ fn two_senders_against_acknowledge() {
 /// and against the acknowledge of its own.
 #[test]
 fn sender_against_two_acknowledges() {
-    check(4, || {
+    check(3, || {
         let (machine, cpu) = started();
         let v2 = VcpuId::new(2).unwrap();
         send(&machine, &cpu, V1);
@@ -111,7 +111,7 @@ fn sender_against_clear() {
 /// nothing is left.
 #[test]
 fn sender_against_clear_of_its_source() {
-    check(4, || {
+    check(3, || {
         let (machine, cpu) = started();
         let sender = spawn(&machine, 1, |machine, cpu| send(machine, cpu, V1));
         let clear = CPENDSGIR + u64::from(SGI);
