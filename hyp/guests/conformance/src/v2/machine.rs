@@ -1,6 +1,6 @@
 //! The machine with its GICv2, as its device tree describes it.
 
-use core::ops::Deref;
+use core::ops::{Deref, Range};
 
 use conformance::bank;
 use conformance::board::{self, Board, frame};
@@ -116,6 +116,12 @@ impl Machine {
         };
         machine.at_reset = AtReset::read(&machine);
         machine
+    }
+
+    /// Returns the INTIDs of the GICv2m frame's SPIs, which may lie anywhere.
+    pub(crate) fn messages(&self) -> Range<u32> {
+        self.v2m()
+            .map_or(0..0, |v2m| v2m.first()..v2m.first() + v2m.count())
     }
 
     /// Returns the GICv2m frame, or skips the case if the machine has none.

@@ -13,7 +13,10 @@ use crate::machine::Machine;
 use crate::{cpus, gicc};
 
 /// Priority of every interrupt.
-const PRIORITIES: u32 = 0xa0a0_a0a0;
+const PRIORITY: u8 = 0xa0;
+
+/// Priorities of four interrupts.
+const PRIORITIES: u32 = u32::from_ne_bytes([PRIORITY; 4]);
 
 /// CPU 0, as the target of every SPI.
 const TARGETS: u32 = 0x0101_0101;
@@ -31,6 +34,10 @@ pub(crate) fn reset(machine: &Machine) -> Outcome {
         Timer::ALL.iter().for_each(|timer| timer.stop());
         reset_private(machine);
         cpus::shared_out(1..words).for_each(|word| reset_shared(machine, word));
+        cpus::shared_out(machine.messages()).for_each(|intid| {
+            let spi = machine.irq(intid).at(PRIORITY).to(1);
+            spi.set_edge(false);
+        });
         Ok(())
     })?;
     machine.enable_groups(BOTH);

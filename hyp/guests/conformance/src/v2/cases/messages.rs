@@ -203,7 +203,7 @@ fn message(m: &Machine, v2m: V2m, number: u32) -> crate::gicd::Irq {
 /// Makes every SPI that no device drives edge-triggered: a message is an edge, which leaves nothing
 /// behind at a level.
 fn all_edges(m: &Machine) {
-    (FREE_SPI..m.free_end()).for_each(|intid| m.irq(intid).set_edge(true));
+    (FREE_SPI..m.lines()).for_each(|intid| m.irq(intid).set_edge(true));
 }
 
 /// Makes sure that no interrupt is pending.
