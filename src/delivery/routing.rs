@@ -43,8 +43,7 @@ pub(crate) fn write_router<H: Host>(
     }
 }
 
-/// Writes an SPI's byte of `GICD_ITARGETSR<n>` of a GICv2: `targets` has a bit for each vCPU. The
-/// SPI is routed to the lowest of them, or to none (IHI 0048, 1.4.3, leaves the choice).
+/// Writes an SPI's byte of `GICD_ITARGETSR<n>` of a GICv2: `targets` has a bit for each vCPU.
 pub(crate) fn write_targets<H: Host>(
     vm: &Vm<H>,
     pin: &CpuPin<'_>,
@@ -54,9 +53,67 @@ pub(crate) fn write_targets<H: Host>(
 ) {
     // Relaxed: concurrent writes of a register are the guest's race.
     router.store(targets.into(), Relaxed);
-    // No number beyond the vCPUs: `targets` names vCPUs of the VM.
-    let target = VcpuId::new(targets.trailing_zeros() as usize);
-    route(vm, pin, irq, target.filter(|_| targets != 0));
+    let several = targets.count_ones() > 1;
+    if (vm.gicv2.as_ref()).is_some_and(|gicv2| gicv2.set_shared(irq.intid(), several)) {
+        settle(vm, pin, irq, router);
+    } else {
+        let lowest = VcpuId::new(targets.trailing_zeros() as usize);
+        route(vm, pin, irq, lowest.filter(|_| targets != 0));
+    }
+}
+
+/// Routes the SPIs of a GICv2 that have several targets anew, after a change of a CPU interface, or
+/// of priorities and groups.
+pub(crate) fn settle_shared<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
+    let Some(gicv2) = &vm.gicv2 else {
+        return;
+    };
+
+    for intid in gicv2.shared() {
+        if let Some((irq, router)) = vm.distributor.router(intid) {
+            settle(vm, pin, irq, router);
+        }
+    }
+}
+
+/// Routes an SPI of a GICv2 by its targets (IHI 0048, 1.4.2). While the CPU that it is routed to is
+/// one of them and would take it, it stays there. Otherwise it goes to the lowest that would take
+/// it; if none would, it stays where it may, or goes to the lowest.
+fn settle<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, router: &AtomicU64) {
+    // Another CPU's interface may change meanwhile. That CPU settles too: the last of a few that
+    // race sees what the others have published.
+    for _ in 0..TRIES {
+        let target = choose(vm, irq.state(), router);
+        if irq.state().target() == target {
+            return;
+        }
+        route(vm, pin, irq, target);
+    }
+}
+
+/// Tries of [`settle`]: one for each vCPU of a GICv2 that may change its interface at once.
+const TRIES: usize = 8;
+
+/// Returns the vCPU of a GICv2 to route an SPI to.
+fn choose<H: Host>(vm: &Vm<H>, state: State, router: &AtomicU64) -> Option<VcpuId> {
+    // Relaxed: concurrent writes of a register are the guest's race.
+    let targets = router.load(Relaxed) as u8;
+    let is_target = |vcpu: VcpuId| targets.checked_shr(vcpu.0.into()).unwrap_or(0) & 1 != 0;
+    let would_take = |vcpu: VcpuId| {
+        let interface = vm.gicv2.as_ref().and_then(|gicv2| gicv2.interface(vcpu));
+        interface.is_some_and(|it| it.would_take(state.priority(), state.group1()))
+    };
+
+    let now = state.target().filter(|vcpu| is_target(*vcpu));
+    if now.is_some_and(would_take) {
+        return now;
+    }
+
+    let mut all = (0..8)
+        .filter_map(VcpuId::new)
+        .filter(|vcpu| is_target(*vcpu));
+    let lowest = all.clone().next();
+    all.find(|vcpu| would_take(*vcpu)).or(now).or(lowest)
 }
 
 /// Restores the router of `irq` from its saved value, and routes the SPI.

@@ -15,7 +15,7 @@ use core::cell::RefMut;
 
 use crate::cpu::{BASE_HCR, Cpu};
 use crate::cpu_interface::{CpuInterface, priority, vmcr};
-use crate::delivery::{change, inject};
+use crate::delivery::{change, inject, routing};
 use crate::entry::fold;
 use crate::epoch::CpuPin;
 use crate::host::{Host, PhysicalInterrupt};
@@ -151,6 +151,20 @@ impl<'a, H: Host, I: CpuInterface> Gicc<'a, H, I> {
         self.registers().write_vmcr(vmcr);
         // Interrupts of a group that has been disabled may occupy list registers.
         self.fold();
+    }
+
+    /// Publishes what the interface would take, after an access, and routes SPIs with several
+    /// targets by it.
+    pub(crate) fn publish(&self) {
+        if mutant(Mutant::SettledBeforePublished) {
+            routing::settle_shared(self.vm, self.pin);
+        }
+        let vmcr = self.registers().read_vmcr();
+        if (self.state).publish(vmcr, priority::running(self.registers()))
+            && !mutant(Mutant::SettledBeforePublished)
+        {
+            routing::settle_shared(self.vm, self.pin);
+        }
     }
 
     /// Borrows the shadow.

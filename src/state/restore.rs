@@ -3,6 +3,7 @@
 // UNSAFETY: writes the shadows of vCPUs that are claimed.
 
 use crate::advance;
+use crate::cpu_interface::priority::ActivePriorities;
 use crate::delivery::{change, lpi_lifetime, routing};
 use crate::epoch::CpuPin;
 use crate::error::RestoreError;
@@ -65,6 +66,18 @@ fn apply<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, state: &VmState, mut lpis: Mappi
     // Relaxed: the vCPUs are claimed, and the end of the claim publishes the state.
     vm.distributor.propbaser.store(state.propbaser, Relaxed);
     let _ = vm.distributor.control.write(state.group_enables);
+    // Before the SPIs: those with several targets are routed by what the interfaces would take.
+    if let Some(gicv2) = &vm.gicv2 {
+        let interfaces = gicv2.interfaces(vm.vcpu_count());
+        let saved = state.vcpus.iter().zip(&state.extended.sgi_sources);
+        for (interface, (vcpu, sources)) in interfaces.zip(saved) {
+            interface.set_control(vcpu.vmcr as u32);
+            interface.publish(vcpu.vmcr, running_priority(vcpu));
+            for (sgi, sources) in sources.iter().enumerate() {
+                interface.add(sgi, *sources);
+            }
+        }
+    }
     let saved = state.spis.iter().chain(&state.extended.spis);
     for ((irq, router), saved) in vm.distributor.all_routed().zip(saved) {
         if let Some(taker) = saved.active_on {
@@ -87,17 +100,6 @@ fn apply<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, state: &VmState, mut lpis: Mappi
         }
     }
 
-    if let Some(gicv2) = &vm.gicv2 {
-        let interfaces = gicv2.interfaces(vm.vcpu_count());
-        let saved = state.vcpus.iter().zip(&state.extended.sgi_sources);
-        for (interface, (vcpu, sources)) in interfaces.zip(saved) {
-            interface.set_control(vcpu.vmcr as u32);
-            for (sgi, sources) in sources.iter().enumerate() {
-                interface.add(sgi, *sources);
-            }
-        }
-    }
-
     let at_once =
         |one: &LpiState, other: &LpiState| lpi_lifetime::are_made_at_once(one.intid, other.intid);
     let mut refs = lpis.refs();
@@ -113,6 +115,18 @@ fn apply<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, state: &VmState, mut lpis: Mappi
     }
     its::direct::settle_all(vm, pin);
     advance::defer_commands(vm);
+}
+
+/// Returns the running priority of a saved vCPU, with five bits of preemption. On a CPU with more,
+/// the vCPU publishes the right one at its first access.
+fn running_priority(saved: &VcpuState) -> u8 {
+    let mut active = ActivePriorities::new(5);
+    for (group1, registers) in [false, true].into_iter().zip(saved.active_priorities) {
+        for (index, bits) in registers.into_iter().enumerate() {
+            active.set_register(group1, index, bits);
+        }
+    }
+    active.running_priority()
 }
 
 /// Gives an interrupt its state, and inserts it where it is deliverable.

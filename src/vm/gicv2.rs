@@ -1,5 +1,5 @@
-//! State of a GICv2 (IHI 0048) that a GICv3 does not have: the sources of SGIs, and two fields of
-//! `GICC_CTLR`. All else is where a GICv3 has it: SPIs and enables in the distributor, priority
+//! State of a GICv2 (IHI 0048) that a GICv3 does not have: the sources of SGIs, what each CPU
+//! interface would take, and two fields of `GICC_CTLR`. All else is where a GICv3 has it: SPIs and enables in the distributor, priority
 //! mask, binary points and active priorities in the registers `ICH_*_EL2`.
 //!
 //! # Sources of SGIs
@@ -12,6 +12,13 @@
 //! 3. A sender may be late: the vCPU may have taken the sender's bit together with an earlier raise
 //!    of another sender. Then the SGI is pending without a source, and the acknowledge passes it
 //!    by.
+//!
+//! # SPIs with several targets
+//! One of the CPUs of `GICD_ITARGETSR<n>` takes the SPI (the 1-N model, IHI 0048, 1.4.2). A CPU that
+//! masks it, or is busy with a more urgent one, does not keep it from the others: each interface
+//! publishes what it would take, in [`Interface::opening`], and
+//! [`delivery::routing`](crate::delivery::routing) routes such SPIs by that, whenever it changes. So
+//! that an access takes bounded time, [`MOST_SHARED`] SPIs are so, and others go to the lowest.
 #![cfg_attr(
     not(test),
     deny(
@@ -24,9 +31,10 @@
 )]
 
 use crate::config::MAX_GICV2_VCPUS;
+use crate::cpu_interface::priority;
 use crate::intid::{IntId, VcpuId};
-use crate::sync::Ordering::{AcqRel, Acquire, Relaxed};
-use crate::sync::{AtomicU8, AtomicU32};
+use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
+use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Mutant, fence, mutant};
 
 /// `GICC_CTLR.AckCtl`: `GICC_IAR` acknowledges interrupts of Group 1 too.
 pub(crate) const CTLR_ACK_CTL: u32 = 1 << 2;
@@ -37,7 +45,18 @@ pub(crate) const CTLR_FIQ_EN: u32 = 1 << 3;
 pub(crate) const SGIS: usize = IntId::FIRST_PPI as usize;
 
 /// State of a VM's GICv2.
-pub(crate) struct Gicv2([Interface; MAX_GICV2_VCPUS]);
+pub(crate) struct Gicv2 {
+    interfaces: [Interface; MAX_GICV2_VCPUS],
+    /// SPIs with several targets, a bit each from INTID 32 on.
+    shared: [AtomicU64; SHARED_WORDS],
+}
+
+/// Most SPIs with several targets that are routed by what the CPU interfaces would take. CPUs that
+/// add some at once may exceed it, by one each.
+const MOST_SHARED: u32 = 64;
+
+/// Words of [`Gicv2::shared`].
+const SHARED_WORDS: usize = (IntId::END_SPI - IntId::FIRST_SPI).div_ceil(u64::BITS) as usize;
 
 /// State of a vCPU's CPU interface, and of its SGIs.
 pub(crate) struct Interface {
@@ -45,31 +64,43 @@ pub(crate) struct Interface {
     pending: [AtomicU8; SGIS],
     /// [`CTLR_ACK_CTL`] and [`CTLR_FIQ_EN`].
     control: AtomicU32,
+    /// The group enables, the mask and the binary points, as in `ICH_VMCR_EL2`, in bits 31:0, and
+    /// the running priority in bits 39:32. 0 for an interface that takes nothing.
+    opening: AtomicU64,
 }
 
 impl Gicv2 {
     /// Makes the state after reset.
     pub(crate) fn new() -> Self {
-        Self(core::array::from_fn(|_| Interface {
-            pending: core::array::from_fn(|_| AtomicU8::new(0)),
-            control: AtomicU32::new(0),
-        }))
+        Self {
+            interfaces: core::array::from_fn(|_| Interface {
+                pending: core::array::from_fn(|_| AtomicU8::new(0)),
+                control: AtomicU32::new(0),
+                opening: AtomicU64::new(0),
+            }),
+            shared: core::array::from_fn(|_| AtomicU64::new(0)),
+        }
     }
 
     /// Returns the interface of a vCPU.
     pub(crate) fn interface(&self, vcpu: VcpuId) -> Option<&Interface> {
-        self.0.get(vcpu.index())
+        self.interfaces.get(vcpu.index())
     }
 
     /// Returns the interfaces of the first `count` vCPUs.
     pub(crate) fn interfaces(&self, count: usize) -> impl Iterator<Item = &Interface> {
-        self.0.iter().take(count)
+        self.interfaces.iter().take(count)
     }
 
     /// Resets all interfaces, and takes the sources of all SGIs away. The vCPUs are claimed.
     pub(crate) fn reset(&self) {
-        for interface in &self.0 {
+        for word in &self.shared {
+            // Relaxed: the claim of the vCPUs orders it.
+            word.store(0, Relaxed);
+        }
+        for interface in &self.interfaces {
             interface.set_control(0);
+            interface.publish(0, 0);
             for sources in &interface.pending {
                 // Relaxed: the claim of the vCPUs orders it.
                 sources.store(0, Relaxed);
@@ -82,7 +113,49 @@ impl Gicv2 {
     pub(crate) fn power_off(&self, vcpu: VcpuId) {
         if let Some(interface) = self.interface(vcpu) {
             interface.set_control(0);
+            interface.publish(0, 0);
         }
+    }
+
+    /// Notes whether the SPI `intid` has several targets. Returns false if it has not, or if too
+    /// many others have.
+    pub(crate) fn set_shared(&self, intid: IntId, on: bool) -> bool {
+        let place = intid.raw().saturating_sub(IntId::FIRST_SPI);
+        let Some(word) = self.shared.get((place / u64::BITS) as usize) else {
+            return false;
+        };
+
+        let bit = 1 << (place % u64::BITS);
+        // SeqCst, both: pair with the fence in `publish`: an interface that changes finds the bit,
+        // or the CPU that sets the bit finds the change.
+        if !on {
+            word.fetch_and(!bit, SeqCst);
+            return false;
+        }
+        // Relaxed: a count for a bound.
+        let count = |word: &AtomicU64| word.load(Relaxed).count_ones();
+        let shared: u32 = self.shared.iter().map(count).sum();
+        // Relaxed: the register's writers are the guest's race.
+        let is_shared = word.load(Relaxed) & bit != 0 || shared < MOST_SHARED;
+        if is_shared {
+            word.fetch_or(bit, SeqCst);
+        }
+        is_shared
+    }
+
+    /// Returns the SPIs with several targets.
+    pub(crate) fn shared(&self) -> impl Iterator<Item = IntId> {
+        let places = (0..).step_by(u64::BITS as usize);
+        self.shared.iter().zip(places).flat_map(|(word, first)| {
+            // SeqCst: pairs with `set_shared`.
+            let mut left = word.load(SeqCst);
+            core::iter::from_fn(move || {
+                let place = left.trailing_zeros();
+                left &= left.wrapping_sub(1);
+                let intid = IntId::FIRST_SPI.saturating_add(place).saturating_add(first);
+                (place < u64::BITS).then(|| IntId::spi(intid)).flatten()
+            })
+        })
     }
 }
 
@@ -99,6 +172,32 @@ impl Interface {
         // Relaxed: only the vCPU's own CPU reads it.
         self.control
             .store(control & (CTLR_ACK_CTL | CTLR_FIQ_EN), Relaxed);
+    }
+
+    /// Publishes what the interface would take. Returns whether it has changed. On the CPU that has
+    /// the vCPU, or with the vCPU claimed.
+    pub(crate) fn publish(&self, vmcr: u64, running_priority: u8) -> bool {
+        let opening = vmcr & u64::from(u32::MAX) | u64::from(running_priority) << u32::BITS;
+        // Relaxed: only this CPU writes it, and the fence gives the order.
+        let changed = self.opening.load(Relaxed) != opening;
+        if changed {
+            self.opening.store(opening, Relaxed);
+            // SeqCst: pairs with that of another interface, and with `Gicv2::set_shared`: of two
+            // CPUs that change at once, one at least sees both changes.
+            if !mutant(Mutant::PublishedWithoutFence) {
+                fence(SeqCst);
+            }
+        }
+        changed
+    }
+
+    /// Returns whether the interface would take a pending interrupt of this priority and group: its
+    /// group is enabled, and neither the mask nor the running priority holds it back.
+    pub(crate) fn would_take(&self, priority: u8, group1: bool) -> bool {
+        // Relaxed: the fence in `publish` gives the order.
+        let opening = self.opening.load(Relaxed);
+        let running = (opening >> u32::BITS) as u8;
+        priority::signals(opening & u64::from(u32::MAX), running, priority, group1)
     }
 
     /// Returns `ICH_VMCR_EL2` with AckCtl and FIQEn, which the hardware does not keep.

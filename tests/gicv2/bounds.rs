@@ -11,6 +11,9 @@ use crate::{
 
 /// Steps of an access of the CPU interface, or of an entry with what it leaves.
 const INTERFACE: u64 = 200;
+/// Steps of an access that changes what a CPU interface would take, with 988 SPIs of several
+/// targets, and of the entry behind it.
+const SHARED: u64 = 2_000;
 /// Steps of a register with a byte for each interrupt, or of `GICD_SGIR`.
 const BYTES: u64 = 100;
 
@@ -51,7 +54,7 @@ fn no_access_takes_long_with_every_interrupt_pending_and_active() {
             }
             None => machine.read(n, gpa),
         });
-        measure(INTERFACE, worst, || machine.enter(n));
+        measure(INTERFACE.max(most), worst, || machine.enter(n));
         value
     };
 
@@ -98,6 +101,20 @@ fn no_access_takes_long_with_every_interrupt_pending_and_active() {
             access(0, CTLR, Some(mode | 7), INTERFACE, &mut interface);
         }
     }
-    println!("interface {interface} steps, bytes {bytes}");
+
+    // Every SPI has several targets, and moves whenever an interface opens or closes.
+    for intid in (32..1020).step_by(4) {
+        machine.write(0, ITARGETSR + intid, all);
+    }
+    let mut shared = 0;
+    for round in 0..64 {
+        let n = round % 8;
+        let mask = if round / 8 % 2 == 0 { 0 } else { 0xf8 };
+        access(n, PMR, Some(mask), SHARED, &mut shared);
+        access(n, IAR, None, SHARED, &mut shared);
+        access(n, GICD + 0x420, Some(round as u32), SHARED, &mut shared);
+        (0..8).for_each(|n| machine.bounce(n));
+    }
+    println!("interface {interface} steps, bytes {bytes}, shared {shared}");
     guest.finish();
 }

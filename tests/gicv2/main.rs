@@ -304,6 +304,40 @@ fn a_single_vcpu_has_no_targets() {
 }
 
 #[test]
+fn one_of_several_targets_takes_an_spi() {
+    let guest = Guest::new(3);
+    guest.edge_spi(40, 0);
+    guest.edge_spi(41, 0);
+    guest.write_byte(0, ITARGETSR + 40, 0b111);
+    let taker = || (0..3).find(|&n| guest.lines(n) == IRQ);
+
+    // The lowest, unless it masks the SPI, or is busy.
+    guest.0.inject_spi(40);
+    assert_eq!(taker(), Some(0));
+    guest.write(0, PMR, 0);
+    guest.0.bounce(0);
+    assert_eq!(taker(), Some(1));
+    guest.write(1, CTLR, 0);
+    guest.0.bounce(1);
+    assert_eq!(taker(), Some(2));
+    assert_eq!(guest.read(2, IAR), 40);
+    guest.0.inject_spi(40);
+    assert_eq!(taker(), None, "active");
+    guest.write(0, PMR, 0xf0);
+    guest.write(2, EOIR, 40);
+    (0..3).for_each(|n| guest.0.bounce(n));
+    assert_eq!(taker(), Some(0));
+    assert_eq!(guest.read(0, IAR), 40);
+    guest.write(0, EOIR, 40);
+
+    // An SPI with one target waits for that one.
+    guest.write(0, PMR, 0);
+    guest.0.inject_spi(41);
+    assert_eq!(taker(), None);
+    guest.finish();
+}
+
+#[test]
 fn an_access_of_no_vcpu_finds_no_banked_register() {
     let guest = Guest::new(2);
     let pin = guest.0.pin();

@@ -1,8 +1,9 @@
 //! A GICv2 without Security Extensions and with two groups, from the sentences of IHI 0048. One
 //! step of a guest is one call, and an interrupt is signalled at once.
 //!
-//! Choices that the library makes where IHI 0048 leaves them: an SPI with several targets goes to
-//! the lowest (1.4.3), an SGI is active once, whatever its sources, five bits of priority and of
+//! Choices that the library makes where IHI 0048 leaves them: an SPI with several targets stays with
+//! its CPU while that one would take it, or else goes to the lowest that would (1.4.2), an SGI is
+//! active once, whatever its sources, five bits of priority and of
 //! preemption.
 
 use std::collections::BTreeSet;
@@ -25,6 +26,8 @@ struct Interrupt {
     /// The CPUs, a bit each, that an SGI is pending from.
     sources: u8,
     targets: u8,
+    /// The CPU that an SPI goes to.
+    at: Option<usize>,
 }
 
 impl Interrupt {
@@ -112,7 +115,7 @@ impl Gicv2 {
         let of = |intid: u32| self.look(cpu, intid);
         let candidates = (0..INTIDS).filter(|&intid| {
             let irq = of(intid);
-            let here = intid < 32 || irq.targets.trailing_zeros() as usize == cpu;
+            let here = intid < 32 || irq.at == Some(cpu);
             let enables = self.ctlr & self.cpus[cpu].ctlr;
             let open = enables >> u32::from(irq.group1) & 1 != 0;
             irq.pending() && irq.enabled && !irq.active && here && open
@@ -155,6 +158,33 @@ impl Gicv2 {
             lines.push((false, false));
         }
         lines
+    }
+
+    /// Chooses the CPU of each SPI, after any step.
+    pub(crate) fn settle(&mut self) {
+        for intid in 32..INTIDS {
+            let irq = self.look(0, intid);
+            let target = |cpu: &usize| irq.targets >> cpu & 1 != 0;
+            let takes = |cpu: &usize| {
+                let enabled = self.cpus[*cpu].ctlr >> u32::from(irq.group1) & 1 != 0;
+                enabled && self.is_signalled(*cpu, intid)
+            };
+            let now = irq.at.filter(target);
+            let all = || (0..CPUS).filter(target);
+            let at = (now.filter(takes).or(all().find(takes)))
+                .or(now)
+                .or(all().next());
+            self.irq(0, intid).at = if irq.targets.count_ones() < 2 {
+                all().next()
+            } else {
+                at
+            };
+        }
+    }
+
+    /// The VM is saved and restored: the choice is not in the state.
+    pub(crate) fn forget(&mut self) {
+        self.spis.iter_mut().for_each(|spi| spi.at = None);
     }
 
     /// What `GICC_IAR` (`group1` false) or `GICC_AIAR` shows of an interrupt: 4.4.4 and 4.4.9.

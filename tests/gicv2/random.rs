@@ -108,6 +108,7 @@ impl Pair {
             this.step(0, Step::Enable(intid, true));
             this.step(0, Step::Targets(intid, 1 << (intid % 4)));
         }
+        this.model.settle();
         this
     }
 
@@ -256,7 +257,10 @@ impl Pair {
                 guest.0.vm.vcpu_put(&cpu.pin(), vcpu(n)).unwrap();
                 guest.0.enter(n);
             }
-            Step::Save => self.save(),
+            Step::Save => {
+                model.forget();
+                self.save();
+            }
         }
     }
 
@@ -300,6 +304,7 @@ proptest! {
         let mut pair = Pair::new();
         for (n, step) in steps {
             pair.step(n, step);
+            pair.model.settle();
             pair.compare();
         }
         pair.guest.finish();

@@ -26,5 +26,6 @@ mod sgi;
 mod sgi_sources;
 mod slices;
 mod snapshot;
+mod targets;
 mod teardown;
 mod tickets;

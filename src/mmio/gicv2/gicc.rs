@@ -31,6 +31,9 @@ const DIR: u64 = 0x1000;
 /// `GICC_IIDR` (4.4.14): product 0x076, architecture version 2, revision 1, no JEP106 code.
 const IIDR: u32 = 0x0762_1000;
 
+/// The implemented bits of a priority.
+const PRIORITY: u32 = 0xf8;
+
 /// Fields of `GICC_CTLR` (4.4.1) that are where `ICH_VMCR_EL2` has them: EnableGrp0, EnableGrp1,
 /// CBPR, EOImode.
 const IN_VMCR: u64 = vmcr::VENG0 | vmcr::VENG1 | vmcr::VCBPR | vmcr::VEOIM;
@@ -60,7 +63,7 @@ pub(super) fn read<H: Host, I: CpuInterface>(gicc: &Gicc<'_, H, I>, at: u64) -> 
 /// Writes the register at an offset.
 pub(super) fn write<H: Host, I: CpuInterface>(gicc: &Gicc<'_, H, I>, at: u64, value: u32) {
     let registers = gicc.registers();
-    let set_field = |shift: u32, mask: u64| {
+    let set_field = |shift: u32, mask: u64, value: u32| {
         let vmcr = registers.read_vmcr();
         let field = u64::from(value) & mask;
         registers.write_vmcr(vmcr & !(mask << shift) | field << shift);
@@ -70,10 +73,11 @@ pub(super) fn write<H: Host, I: CpuInterface>(gicc: &Gicc<'_, H, I>, at: u64, va
             let vmcr = registers.read_vmcr() & !IN_VMCR | u64::from(value) & IN_VMCR;
             gicc.set_control(value & (CTLR_ACK_CTL | CTLR_FIQ_EN), vmcr);
         }
-        // The hardware keeps the implemented bits of a mask, and the smallest binary point.
-        PMR => set_field(vmcr::VPMR_SHIFT, 0xff),
-        BPR => set_field(vmcr::VBPR0_SHIFT, 7),
-        ABPR => set_field(vmcr::VBPR1_SHIFT, 7),
+        // As many bits as `GICD_IPRIORITYR<n>` has.
+        PMR => set_field(vmcr::VPMR_SHIFT, 0xff, value & PRIORITY),
+        // The hardware keeps the smallest binary point.
+        BPR => set_field(vmcr::VBPR0_SHIFT, 7, value),
+        ABPR => set_field(vmcr::VBPR1_SHIFT, 7, value),
         EOIR => gicc.end(Register::Common, value),
         AEOIR => gicc.end(Register::Aliased, value),
         DIR => gicc.deactivate_by_register(value),

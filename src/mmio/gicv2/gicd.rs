@@ -162,11 +162,15 @@ pub(super) fn write<H: Host>(
                 _ => value,
             };
             bank::write_bits(vm, pin, bank, register, word);
+            if register == offset::IGROUPR {
+                routing::settle_shared(vm, pin);
+            }
         }
         (PRIORITIES_START..PRIORITIES_END, Width::Byte | Width::Word) => {
             let place = at.wrapping_sub(PRIORITIES_START);
             let bank = bank(vm, writer, place / 32);
             bank::write_priorities(vm, pin, bank, place as usize % 32, width, value);
+            routing::settle_shared(vm, pin);
         }
         (TARGETS_START..TARGETS_END, Width::Byte | Width::Word) => {
             write_bytes(at, width, value, |at, byte| {

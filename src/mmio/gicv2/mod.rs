@@ -64,8 +64,12 @@ pub(super) fn read_of<H: Host, I: CpuInterface>(
 ) -> MmioOutcome {
     match frame(vm, gpa) {
         Some(Frame::CpuInterface(offset)) if width == Width::Word && offset & 3 == 0 => {
-            let gicc = Gicc::new(vm, cpu, pin, vcpu);
-            MmioOutcome::Done(gicc.map_or(0, |gicc| gicc::read(&gicc, offset)).into())
+            let value = Gicc::new(vm, cpu, pin, vcpu).map_or(0, |gicc| {
+                let value = gicc::read(&gicc, offset);
+                gicc.publish();
+                value
+            });
+            MmioOutcome::Done(value.into())
         }
         frame => read_shared(vm, pin, Some(Reader { vcpu, cpu }), gpa, width, frame),
     }
@@ -123,6 +127,7 @@ pub(super) fn write_of<H: Host, I: CpuInterface>(
                 && let Some(gicc) = Gicc::new(vm, cpu, pin, vcpu)
             {
                 gicc::write(&gicc, offset, value as u32);
+                gicc.publish();
             }
             MmioOutcome::Done(0)
         }
