@@ -284,10 +284,10 @@ impl Config {
     /// Returns the number of INTID bits, `GICD_TYPER.IDbits` + 1.
     #[must_use]
     pub const fn intid_bits(&self) -> u32 {
-        let end = match (self.lpis, self.extended_spis, self.extended_ppis) {
-            (0, 0, 0) => 0x400, // The special INTIDs have 10 bits.
-            (0, 0, _) => self.extended_ppi_end(),
-            (0, ..) => self.extended_spi_end(),
+        let end = match self.lpis {
+            0 if self.extended_spis != 0 => self.extended_spi_end(),
+            0 if self.extended_ppis != 0 => self.extended_ppi_end(),
+            0 => 0x400, // The special INTIDs have 10 bits.
             _ => self.lpi_end(),
         };
         u32::BITS - end.wrapping_sub(1).leading_zeros()

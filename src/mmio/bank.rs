@@ -64,6 +64,7 @@ pub(crate) mod offset {
 impl<'a> Bank<'a> {
     /// Returns the 32 of `spis` that the 32-bit register number `register` is for; none beyond the
     /// last SPI.
+    #[inline]
     pub(super) fn of_spis(spis: &'a [Irq], register: usize) -> Self {
         let here = spis.get(register.wrapping_mul(32)..).unwrap_or_default();
         Self {

@@ -46,10 +46,18 @@ const IROUTER_END: u64 = 0xa000;
 /// Otherwise: `ESPI_range` indicates the maximum INTID in the Extended SPI range. Maximum Extended
 /// SPI INTID is 32 * (`ESPI_range` + 1) + 4095." Case `extended.typer`.
 pub(super) fn typer(config: &Config) -> u64 {
-    match config.extended_spis / 32 {
-        0 => 0,
-        blocks => 1 << 8 | one_less(blocks) << 27,
+    if config.extended_spis == 0 {
+        0
+    } else {
+        espi_fields(config)
     }
+}
+
+/// Returns the fields of `GICD_TYPER` in a VM with extended SPIs.
+// Out of line: other VMs' reads do not pay for it.
+#[cold]
+fn espi_fields(config: &Config) -> u64 {
+    1 << 8 | one_less(config.extended_spis / 32) << 27
 }
 
 /// Returns `GICR_TYPER.PPInum` (12.11): 0 for a "maximum PPI INTID" of 31, 1 for 1087, 2 for 1119.

@@ -59,6 +59,13 @@ impl Range {
         Some(intid.raw().checked_sub(self.first)? as usize)
     }
 
+    /// Returns an SPI of the range and the router.
+    #[inline]
+    fn router(&self, intid: IntId) -> Option<(&Irq, &AtomicU64)> {
+        let index = self.index(intid)?;
+        Some((self.spis.get(index)?, self.routers.get(index)?))
+    }
+
     /// Returns each SPI with the router.
     fn routed(&self) -> impl Iterator<Item = (&Irq, &AtomicU64)> {
         self.spis.iter().zip(&self.routers)
@@ -142,14 +149,16 @@ impl Distributor {
     /// Returns the SPI `intid` and the router: `GICD_IROUTER<n>`, or `GICD_IROUTER<n>E` of an
     /// extended SPI.
     pub(crate) fn router(&self, intid: IntId) -> Option<(&Irq, &AtomicU64)> {
-        let range = if intid.is_extended() {
-            &self.extended
-        } else {
-            &self.spis
-        };
+        match self.spis.router(intid) {
+            Some(found) => Some(found),
+            None => self.extended_router(intid),
+        }
+    }
 
-        let index = range.index(intid)?;
-        Some((range.spis.get(index)?, range.routers.get(index)?))
+    /// Returns the extended SPI `intid` and `GICD_IROUTER<n>E`.
+    #[cold]
+    fn extended_router(&self, intid: IntId) -> Option<(&Irq, &AtomicU64)> {
+        self.extended.router(intid)
     }
 
     /// Returns the SPIs from INTID 32 on, without extended SPIs.

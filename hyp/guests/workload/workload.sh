@@ -437,8 +437,11 @@ final() {
     awk -v cpus="$CPUS" '
         FILENAME == "/proc/interrupts" {
             irq = $1; sub(":", "", irq); chip = $(cpus + 2)
+            # PPIs are below 32, and 1056 to 1119 in the extended range.
+            intid = $(cpus + 3)
+            private = intid < 32 || intid >= 1056 && intid < 1120
             if (chip ~ /^GICv2m/) { kind[irq] = "spi"; v2m = 1 }
-            else if (chip ~ /^GIC/) kind[irq] = $(cpus + 3) < 32 ? "ppi" : "spi"
+            else if (chip ~ /^GIC/) kind[irq] = private ? "ppi" : "spi"
             else if (chip ~ /ITS/) kind[irq] = "lpi"
             else kind[irq] = "other"
         }

@@ -5,11 +5,16 @@
 //! behind an `ITS-...` chip, an MSI that is an SPI behind a `GICv2m-...` chip, or a text for an
 //! inter-processor interrupt.
 
+use std::ops::Range;
+
 use super::kinds::PerKind;
 
 /// The first INTID of the SPIs. Lower ones are a CPU's own: PPIs, and SGIs, which Linux lists by
 /// name.
 const FIRST_SPI: u32 = 32;
+
+/// The extended PPIs of GICv3.1.
+const EXTENDED_PPIS: Range<u32> = 1056..1120;
 
 /// Name of the chip of a GICv2.
 const GICV2: &str = "GIC-0";
@@ -63,8 +68,11 @@ fn row(line: &str, cpus: usize) -> Option<Row> {
     let kind = match what {
         _ if counts.len() < cpus => None,
         _ if name.starts_with("IPI") => Some("sgi"),
-        ["GICv3" | GICV2, number, ..] if number.parse::<u32>().ok()? < FIRST_SPI => Some("ppi"),
-        ["GICv3" | GICV2, ..] => Some("spi"),
+        ["GICv3" | GICV2, number, ..] => {
+            let number: u32 = number.parse().ok()?;
+            let is_private = number < FIRST_SPI || EXTENDED_PPIS.contains(&number);
+            Some(if is_private { "ppi" } else { "spi" })
+        }
         [chip, ..] if chip.starts_with(MSI_FRAME) => Some("spi"),
         [chip, ..] if chip.starts_with("ITS") => Some("lpi"),
         _ => None,
@@ -96,7 +104,7 @@ mod tests {
         "           CPU0       CPU1       ",
         " 11:        414        356     GICv3  27 Level     arch_timer",
         " 13:          5          0     GICv3  33 Level     uart-pl011",
-        " 19:          0          2     GICv3  23 Level     arm-pmu",
+        " 19:          0          2     GICv3 1056 Level     arm-pmu",
         " 20:          7          0  ITS-PCI-MSIX-0000:00:01.0   0 Edge      virtio0-config",
         " 21:          0          1   ITS-MSI 16385 Edge      virtio0-req.0",
         "IPI0:        48         39       Rescheduling interrupts",
