@@ -98,7 +98,7 @@ pub(crate) fn take_late<H: Host>(
 
     let mut late = Vec::new();
     each(vm, pin, state, |irq, vcpu, saved| {
-        let found = interrupt(take(vm, pin, irq)).flags;
+        let found = interrupt(irq, take(vm, pin, irq)).flags;
         let of = |flags| LateInterrupt {
             intid: irq.intid().raw(),
             vcpu: vcpu.map(|vcpu| vcpu.0),
@@ -165,7 +165,12 @@ pub(crate) fn inject_late<H: Host>(
     };
 
     if late.flags & flags::LATCH != 0 {
-        let _ = inject::raised(vm, pin, irq, irq.raise());
+        let raise = if intid.kind() == Kind::Lpi {
+            inject::raised_lpi
+        } else {
+            inject::raised
+        };
+        let _ = raise(vm, pin, irq, irq.raise());
     } else if matches!(intid.kind(), Kind::Spi | Kind::Ppi) {
         set_sources(vm, pin, irq, late.flags);
     }

@@ -8,7 +8,7 @@ use crate::advance;
 use crate::epoch::CpuPin;
 use crate::error::TeardownError;
 use crate::host::Host;
-use crate::intid::IntId;
+use crate::intid::{IntId, Kind};
 use crate::its;
 use crate::radix::Cursor;
 use crate::state::{
@@ -19,7 +19,7 @@ use crate::sync::Ordering::Relaxed;
 use crate::teardown::{claim, release};
 use crate::vm::Vm;
 use crate::vm::distributor::NO_ACTIVE_SGIS;
-use crate::vm::irq::{ACTIVE, ENABLED, GROUP1, Irq, LEVEL, LINE, MESSAGE, PENDING, State};
+use crate::vm::irq::{ACTIVE, AWAY, ENABLED, GROUP1, Irq, LEVEL, LINE, MESSAGE, PENDING, State};
 use crate::vm::its::Its;
 use crate::vm::its::baser::TableType;
 use crate::vm::vcpu::Vcpu;
@@ -105,7 +105,7 @@ pub(super) fn read<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, take: impl Fn(&Irq) ->
             .map(|(irq, router)| {
                 let state = take(irq);
                 SpiState {
-                    interrupt: interrupt(state),
+                    interrupt: interrupt(irq, state),
                     // Relaxed: as `propbaser`.
                     router: router.load(Relaxed),
                     active_on: active_on(vm, state),
@@ -122,13 +122,15 @@ pub(super) fn read<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, take: impl Fn(&Irq) ->
 
 /// Returns the state of an interrupt in no list register. A level that is pending by a physical
 /// line is not latched: the line makes it pending again.
-pub(super) fn interrupt(state: State) -> InterruptState {
+pub(super) fn interrupt(irq: &Irq, state: State) -> InterruptState {
+    // The target of an LPI says it.
+    let away = if irq.kind() == Kind::Lpi { AWAY } else { 0 };
     let by_line = if state.awaits_line_outside() {
         PENDING
     } else {
         0
     };
-    let word = state.with(0, by_line).0;
+    let word = state.with(0, by_line | away).0;
     let flags = FROM_WORD.get((word & SAVED) as usize);
     let flags = flags.copied().unwrap_or_default();
     InterruptState {
@@ -155,7 +157,7 @@ fn vcpu<H: Host>(
     let redistributor = &vcpu.redistributor;
     let mut private = [InterruptState::default(); IntId::PRIVATE as usize];
     for (saved, irq) in private.iter_mut().zip(vcpu.privates()) {
-        *saved = interrupt(take(irq));
+        *saved = interrupt(irq, take(irq));
     }
 
     // SAFETY: no CPU has the vCPU: it is claimed, or absent under the claim of the others.
@@ -185,7 +187,7 @@ fn lpis<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, take: impl Fn(&Irq) -> State) -> 
             let state = take(irq);
             lpis.push(LpiState {
                 intid: irq.intid().raw(),
-                interrupt: interrupt(state),
+                interrupt: interrupt(irq, state),
                 icid: irq.icid(),
                 target: state.target().map(|vcpu| vcpu.0),
             });

@@ -121,6 +121,8 @@ mutants! {
     MigrationForgotten: "retarget", "movi_from_a_blocked_vcpu", "";
     /// Insertion does not notify the vCPU.
     NewTargetNotNotified: "retarget", "router_from_a_blocked_vcpu", "a new target not kicked";
+    /// An MSI brings an LPI home to the vCPU of a collection that an ITS has just changed.
+    CollectionReadOnce: "retarget", "msi_against_movi_after_movall", "";
 
     /// A producer reads the vCPU's residency before publishing the work, not after.
     LooksBeforePublishing: "kick", "publish_against_block", "";

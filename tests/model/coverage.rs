@@ -148,6 +148,7 @@ const COMMANDS: &[&str] = &[
     "INV",
     "INVALL",
     "MOVALL",
+    "an MSI comes home after MOVALL",
     "DISCARD",
     "fails: Unknown",
     "fails: DeviceOutOfRange",

@@ -74,6 +74,24 @@ impl Lpis {
         }
     }
 
+    /// Leads the LPI's events to PE `at`. A redistributor with the pending state keeps it. The
+    /// pending state of a PE that was removed goes along.
+    pub fn lead_to(&mut self, intid: u32, at: Option<usize>) {
+        let lpi = self.mapped.get_mut(&intid).expect("mapped");
+        if !lpi.interrupt.latch || lpi.at.is_none() {
+            lpi.at = at;
+        }
+    }
+
+    /// Leads the LPI's event from PE `from` to PE `to`, which takes over the pending state (5.3
+    /// `MOVI`). The pending state of another redistributor stays there.
+    pub fn move_from(&mut self, intid: u32, from: Option<usize>, to: Option<usize>) {
+        let lpi = self.mapped.get_mut(&intid).expect("mapped");
+        if !lpi.interrupt.latch || lpi.at == from {
+            lpi.at = to;
+        }
+    }
+
     pub fn move_to(&mut self, intid: u32, at: Option<usize>) {
         self.mapped.get_mut(&intid).expect("mapped").at = at;
     }

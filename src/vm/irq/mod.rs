@@ -24,7 +24,8 @@
 //!    interrupt without references belong to the [`FreeList`](super::free_list::FreeList).
 //! 4. `pintid` is written under the lock `Vm::growth`, while none of CONNECTED, HW, LR_HW and
 //!    RELEASING is set. Setting CONNECTED publishes it.
-//! 5. `icid` is written by the ITS mapping the LPI, under the command lock of the ITS.
+//! 5. `icid` and `collection` are written by the ITS mapping the LPI, under the command lock of the
+//!    ITS. Any CPU may read `collection`, after it has found AWAY.
 //! 6. `readings` counts the readings of an LPI's configuration that have been begun. Any CPU may
 //!    begin one.
 //!
@@ -99,7 +100,7 @@ pub(crate) use outcome::{
 pub(crate) use references::MAX_MAPPING_REFS;
 pub(crate) use state::State;
 pub(crate) use state::{
-    ACTIVE, CANCEL_A, CANCEL_P, CONNECTED, ENABLED, GROUP1, HW, IN_LR, LEVEL, LINE, LR_ACTIVE,
+    ACTIVE, AWAY, CANCEL_A, CANCEL_P, CONNECTED, ENABLED, GROUP1, HW, IN_LR, LEVEL, LINE, LR_ACTIVE,
     LR_ASKED, LR_BITS, LR_HW, LR_LATCH, LR_PENDING, MESSAGE, PENDING, REF, RELEASING, TARGET,
     UNMAPPED,
 };
@@ -119,6 +120,7 @@ pub(crate) struct Irq {
     intid: IntId,
     kind: Kind,
     icid: AtomicU16,
+    collection: AtomicU16,
     pintid: AtomicU16,
     readings: AtomicU32,
     home: Home,
@@ -141,6 +143,7 @@ impl Irq {
             intid,
             kind: intid.kind(),
             icid: AtomicU16::new(icid),
+            collection: AtomicU16::new(state::vcpu_field(state.target()) as u16),
             pintid: AtomicU16::new(0),
             readings: AtomicU32::new(0),
             home,
@@ -200,6 +203,24 @@ impl Irq {
         self.watched.read();
         // Relaxed: all accesses hold the ITS's command lock.
         self.icid.store(icid, Relaxed);
+    }
+
+    /// Returns the vCPU that the collection of the LPI's last mapping was mapped to when an ITS last
+    /// routed the LPI.
+    pub(crate) fn collection(&self) -> Option<VcpuId> {
+        self.watched.read();
+        // Relaxed: the caller has acquired AWAY, from a transition after the one that followed the
+        // store; `routing::bring_home` has the rest.
+        state::field_vcpu(self.collection.load(Relaxed).into())
+    }
+
+    /// Sets the vCPU of the LPI's collection, before the transition that routes the LPI there.
+    /// Under the ITS's command lock.
+    pub(crate) fn set_collection(&self, vcpu: Option<VcpuId>) {
+        self.watched.read();
+        // Relaxed: published by the transition that follows.
+        self.collection
+            .store(state::vcpu_field(vcpu) as u16, Relaxed);
     }
 
     /// Counts a reading of the LPI's configuration that begins. Returns the number of readings

@@ -14,6 +14,7 @@ impl Irq {
     /// Takes a reference for a mapping and makes the LPI mapped to `target`. Returns `None` if the
     /// LPI has no reference left, or as many mappings as are allowed.
     pub(crate) fn map(&self, target: Option<VcpuId>) -> Option<FollowUp> {
+        self.set_collection(target);
         let (_, new) = self
             .transition(|old| {
                 let dying = old.refs() == 0 && !mutant(Mutant::DyingRevived);
@@ -22,7 +23,7 @@ impl Irq {
                 }
                 // A raise of an unmapped LPI has no effect.
                 let stale = if old.unmapped() { PENDING } else { 0 };
-                let mapped = old.with(0, UNMAPPED | stale).with_target(target);
+                let mapped = old.with(0, UNMAPPED | stale).at_home(target);
                 Some(State(mapped.0 + REF))
             })
             .ok()?;

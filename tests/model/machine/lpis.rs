@@ -30,7 +30,6 @@ impl Machine {
         let followers = match number {
             MOVI => self.moves_of_the_others(its, command),
             MAPC => Some(self.maps_of_the_others(its, command)),
-            MOVALL => Some(self.maps_after_movall(command)),
             _ => Some(Vec::new()),
         };
 
@@ -40,7 +39,13 @@ impl Machine {
 
         // The following commands need enabled ITSes.
         let enabled = |its: &usize| self.reference.itses[*its].enabled;
-        if !followers.iter().all(|(its, _)| enabled(its)) || !self.is_defined(its, command) {
+        let defined = |its, command: [u64; 4]| {
+            // The moves of one LPI's events are defined together.
+            number == MOVI || self.is_defined(its, command)
+        };
+        if !followers.iter().all(|(its, then)| enabled(its) && defined(*its, *then))
+            || !self.is_defined(its, command)
+        {
             return;
         }
 
@@ -70,7 +75,7 @@ impl Machine {
             machine.write_gits(pe, its, 0x88, Width::Double, next);
             machine.quiesce();
         });
-        // `MOVALL` takes pending states out of the hardware. The `MAPC` after it brings them back.
+        // `MOVALL` takes pending states out of the hardware.
         self.forget_doubled();
 
         self.waiting[its].push(command);
@@ -201,25 +206,6 @@ impl Machine {
         }
     }
 
-    /// Returns the MAPCs required after MOVALL: see the module docs of [`super`].
-    fn maps_after_movall(&self, command: [u64; 4]) -> Vec<(usize, [u64; 4])> {
-        let (from, to) = (command[2] >> 16, command[3] >> 16);
-        if to as usize >= crate::operation::PES {
-            // The command fails.
-            return Vec::new();
-        }
-
-        let mut maps = Vec::new();
-        for (its, size) in ITSES.iter().enumerate() {
-            for icid in 0..size.collections {
-                if self.reference.itses[its].collection(icid) == Some(from as usize) {
-                    maps.push((its, [MAPC, 0, VALID | to << 16 | icid, 0]));
-                }
-            }
-        }
-        maps
-    }
-
     // --- defined outcomes ------------------------------------------------------------------------
 
     pub(super) fn lpis_are_off(&self, pe: usize) -> bool {
@@ -233,6 +219,16 @@ impl Machine {
         tables
             .filter(|(pe, _)| self.lpis_are_off(*pe))
             .any(|(_, table)| table.contains(&intid))
+    }
+
+    /// Returns whether an LPI is pending on another PE than an MSI of the collection is for. The
+    /// library has one pending state of the LPI.
+    pub(super) fn pends_elsewhere(&self, its: usize, intid: u32, icid: u64) -> bool {
+        let (lpi, to) = (
+            &self.reference.lpis.mapped[&intid],
+            self.reference.itses[its].collection(icid),
+        );
+        lpi.interrupt.latch && to.is_some() && lpi.at != to
     }
 
     /// Returns whether a collection targets a PE with LPIs disabled.
@@ -282,6 +278,7 @@ impl Machine {
             }),
             INT => {
                 found.is_none_or(|(intid, icid)| pending(intid) || !self.leads_to_none(its, icid))
+                    && found.is_none_or(|(intid, icid)| !self.pends_elsewhere(its, intid, icid))
             }
             CLEAR | DISCARD => found.is_none_or(|(intid, _)| !self.is_held(intid)),
             MOVALL => [command[2], command[3]]

@@ -40,8 +40,8 @@
 //! * with EOImode 0, the end of an interrupt active in no list register is attempted only if the
 //!   interrupt is the most urgent active one outside the list registers, or if none is active
 //!   there. The end of an interrupt taken by another PE since is never attempted;
-//! * MOVALL is followed by MAPC of the collections concerned, as intended for MOVALL. Until the
-//!   MAPC the library sends the moved interrupts to MOVALL's target;
+//! * no MSI comes for an LPI that MOVALL has moved to another PE, before it is taken there: the
+//!   architecture has two pending states then;
 //! * an MSI for a PE with LPIs disabled is kept. The architecture ignores the MSI;
 //! * an LPI pending in the table of a PE with LPIs disabled is not moved, cleared or unmapped, and
 //!   a pending table has no bits of unmapped LPIs. See docs/limits.md;
