@@ -14,6 +14,10 @@ pub const DISTRIBUTOR_SIZE: u64 = 0x1_0000;
 pub const REDISTRIBUTOR_STRIDE: u64 = 0x2_0000;
 /// Size of an ITS's frames (control and translation) in bytes.
 pub const ITS_SIZE: u64 = 0x2_0000;
+/// Offset of `GICD_SETSPI_NSR` from the distributor's base.
+pub(crate) const SETSPI_NSR: u64 = 0x0040;
+/// Offset of `GICR_SETLPIR` from a redistributor's base.
+pub(crate) const SETLPIR: u64 = 0x0040;
 /// Offset of `GITS_TRANSLATER` from an ITS's base.
 pub const GITS_TRANSLATER: u64 = 0x1_0040;
 
@@ -113,7 +117,7 @@ pub struct Config {
     pub redistributors: Vec<RedistributorRegion>,
     /// The ITSes, at most 16; none if `lpis` is 0.
     pub its: Vec<ItsConfig>,
-    /// Number of LPIs, from INTID 8192 up; also the quota of LPIs mapped at once.
+    /// Number of LPIs, from INTID 8192 up; also the quota of LPIs mapped or pending at once.
     ///
     /// * 0: no LPIs.
     /// * [`LPIS_OF_16_BITS`]: all LPIs of 16 bits of INTID. `GICD_TYPER.num_LPIs` is 0: `IDbits`
@@ -123,6 +127,10 @@ pub struct Config {
     ///   ([`EntryError::IntidBits`](crate::EntryError::IntidBits)), and Linux, which uses no more
     ///   than 16 bits, warns at boot that `num_LPIs` is too large.
     pub lpis: u32,
+    /// `GICR_TYPER.DirectLPI`: devices and the guest make LPIs pending by `GICR_SETLPIR`. For a VM
+    /// with LPIs and no ITS, because with an ITS the register's function is IMPLEMENTATION DEFINED
+    /// (IHI 0069, 12.11).
+    pub direct_lpis: bool,
     /// `GICD_TYPER2.nASSGIcap`: the guest may ask for SGIs without an active state
     /// (`GICD_CTLR.nASSGIreq`), which a GICv4.1 with virtual SGIs delivers directly. On another
     /// machine such a guest's SGIs go through list registers, and have an active state.
@@ -148,6 +156,7 @@ impl Config {
             redistributors: board_regions(count),
             its: Vec::new(),
             lpis: 0,
+            direct_lpis: false,
             nassgi_cap: false,
             maintenance: IntId::ppi(25).expect("25 is a PPI"),
         }
@@ -168,6 +177,15 @@ impl Config {
     pub fn with_its(mut self, base: u64) -> Self {
         self.lpis = LPIS_OF_16_BITS;
         self.its.push(ItsConfig::at(base));
+        self
+    }
+
+    /// Gives a VM without an ITS LPIs that are made pending by `GICR_SETLPIR`, and sets the number
+    /// of LPIs to [`LPIS_OF_16_BITS`].
+    #[must_use]
+    pub fn with_direct_lpis(mut self) -> Self {
+        self.lpis = LPIS_OF_16_BITS;
+        self.direct_lpis = true;
         self
     }
 
@@ -204,6 +222,22 @@ impl Config {
                     .map(|region| (region.base, region.size())),
             )
             .chain(self.its.iter().map(|its| (its.base, ITS_SIZE)))
+    }
+
+    /// Returns the guest-physical address of `GICD_SETSPI_NSR` (IHI 0069, 12.9), which a device
+    /// writes with an SPI's INTID as a message-signalled interrupt.
+    #[must_use]
+    pub const fn message_address(&self) -> u64 {
+        self.distributor.saturating_add(SETSPI_NSR)
+    }
+
+    /// Returns the guest-physical address of a vCPU's `GICR_SETLPIR` (IHI 0069, 12.11), which a
+    /// device of a VM with [`Config::direct_lpis`] writes with an LPI's INTID. Returns `None` if
+    /// the regions have no room for the vCPU.
+    #[must_use]
+    pub fn lpi_address(&self, vcpu: VcpuId) -> Option<u64> {
+        let base = self.redistributor_base(vcpu)?;
+        Some(base.saturating_add(SETLPIR))
     }
 
     /// Returns the guest-physical address of a vCPU's redistributor: the `RD_base` frame, with the
@@ -254,6 +288,10 @@ impl Config {
 
         if self.lpis == 0 && !self.its.is_empty() {
             return Err(ConfigError::ItsWithoutLpis);
+        }
+
+        if self.direct_lpis && (self.lpis == 0 || !self.its.is_empty()) {
+            return Err(ConfigError::DirectLpis);
         }
 
         if self.its.len() > 16 {
@@ -334,6 +372,8 @@ pub enum ConfigError {
     LpiCount(u32),
     /// An ITS in a VM without LPIs.
     ItsWithoutLpis,
+    /// `direct_lpis` in a VM without LPIs, or with an ITS.
+    DirectLpis,
     /// More than 16 ITSes.
     ItsCount(usize),
     /// An ITS with a field out of range.
@@ -370,6 +410,7 @@ impl core::fmt::Display for ConfigError {
                 )
             }
             Self::ItsWithoutLpis => write!(f, "an ITS needs LPIs: `lpis` is 0"),
+            Self::DirectLpis => write!(f, "direct LPIs need LPIs, and no ITS"),
             Self::ItsCount(n) => write!(f, "{n} ITSes; at most 16 are supported"),
             Self::Its(id) => write!(f, "ITS {}: bits or collections out of range", id.0),
             Self::Maintenance(id) => write!(f, "maintenance interrupt {} is not a PPI", id.raw()),
@@ -476,7 +517,7 @@ mod tests {
     fn defaults_are_valid_and_each_mistake_has_its_error() {
         assert_eq!(config(4).validate(), Ok(()));
         assert_eq!(config(200).validate(), Ok(()));
-        let cases: [(Spoil, ConfigError); 27] = [
+        let cases: [(Spoil, ConfigError); 29] = [
             (|c| c.vcpus.clear(), ConfigError::VcpuCount(0)),
             (|c| c.max_vcpus = 3, ConfigError::MaxVcpus(3)),
             (|c| c.max_vcpus = 4096, ConfigError::MaxVcpus(4096)),
@@ -490,6 +531,11 @@ mod tests {
             (|c| c.lpis = 57_343, ConfigError::LpiCount(57_343)),
             (|c| c.lpis = u32::MAX, ConfigError::LpiCount(u32::MAX)),
             (|c| c.lpis = 0, ConfigError::ItsWithoutLpis),
+            (|c| c.direct_lpis = true, ConfigError::DirectLpis),
+            (
+                |c| (c.lpis, c.its, c.direct_lpis) = (0, Vec::new(), true),
+                ConfigError::DirectLpis,
+            ),
             (
                 |c| c.its = alloc::vec![c.its[0]; 17],
                 ConfigError::ItsCount(17),

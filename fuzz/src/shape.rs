@@ -60,6 +60,10 @@ impl Shape {
             3 if number != 0x7f => {
                 (config.spis, config.lpis) = (0, 0);
                 config.its.clear();
+                // LPIs by `GICR_SETLPIR` alone.
+                if number & 4 != 0 {
+                    (config.lpis, config.direct_lpis) = (256, true);
+                }
             }
             _ => {}
         }

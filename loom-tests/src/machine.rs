@@ -679,6 +679,7 @@ impl Machine {
         let end = self.domain.totals();
         assert_eq!(end.list_gets, end.list_puts, "references of lists");
         assert_eq!(end.mapping_gets, end.mapping_puts, "mappings");
+        assert_eq!(end.redistributor_gets, end.redistributor_puts, "held");
         assert_eq!(end.migration_gets, end.migration_puts, "migrations");
 
         for kind in Kind::ALL.map(|kind| kind as usize) {

@@ -65,9 +65,18 @@ fn msi_slow<H: Host>(
         return Err(InjectError::UnmappedEvent);
     }
 
+    if raised.is_away() && irq.collection().is_none() {
+        // Refused. The pending state of another redistributor stays.
+        if raised.is_for_collection()
+            && let Some(changed) = irq.state().target().and_then(|at| irq.take_pending(at))
+        {
+            queue::follow_up(vm, pin, irq, changed.follow_up);
+        }
+        return Err(InjectError::UnmappedCollection);
+    }
+
     let injected = raised_lpi(vm, pin, irq, raised);
-    let is_lost = || raised.is_away() && irq.collection().is_none();
-    if raised.without_target() || is_lost() {
+    if raised.without_target() {
         // As for the INT command, no pending state is kept for a collection that is not mapped,
         // except the one from before.
         if injected == Injected::Pending {
@@ -81,8 +90,8 @@ fn msi_slow<H: Host>(
 }
 
 /// Counts a raise of an LPI by an MSI or a command, and does its follow-up. An LPI that is not
-/// pending on the vCPU where `MOVALL` has moved it becomes pending on its collection's. Cases
-/// `its.movall_and_the_next`, `its.movall_taken_and_the_next`.
+/// pending on the vCPU where `MOVALL` has moved it becomes pending on its collection's. Case
+/// `its.movall_and_the_next`.
 pub(crate) fn raised_lpi<H: Host>(
     vm: &Vm<H>,
     pin: &CpuPin<'_>,

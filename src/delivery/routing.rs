@@ -71,7 +71,8 @@ pub(crate) fn retarget_lpi<H: Host>(
     irq.set_collection(collection);
     let _ = retarget_by(vm, pin, irq, |state| {
         let is_there = || state.target().is_some_and(|at| vm.vcpu(at).is_some());
-        if state.is_away() && state.shows_pending() && is_there() {
+        let is_elsewhere = state.is_away() && state.target() != collection;
+        if is_elsewhere && state.shows_pending() && is_there() {
             state
         } else {
             state.at_home(collection)

@@ -19,7 +19,7 @@ use crate::sync::Ordering::Relaxed;
 use crate::teardown::{claim, release};
 use crate::vm::Vm;
 use crate::vm::distributor::NO_ACTIVE_SGIS;
-use crate::vm::irq::{ACTIVE, AWAY, ENABLED, GROUP1, Irq, LEVEL, LINE, MESSAGE, PENDING, State};
+use crate::vm::irq::{ACTIVE, AWAY, HELD, ENABLED, GROUP1, Irq, LEVEL, LINE, MESSAGE, PENDING, State};
 use crate::vm::its::Its;
 use crate::vm::its::baser::TableType;
 use crate::vm::vcpu::Vcpu;
@@ -124,7 +124,7 @@ pub(super) fn read<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, take: impl Fn(&Irq) ->
 /// line is not latched: the line makes it pending again.
 pub(super) fn interrupt(irq: &Irq, state: State) -> InterruptState {
     // The target of an LPI says it.
-    let away = if irq.kind() == Kind::Lpi { AWAY } else { 0 };
+    let away = if irq.kind() == Kind::Lpi { AWAY | HELD } else { 0 };
     let by_line = if state.awaits_line_outside() {
         PENDING
     } else {
@@ -183,7 +183,8 @@ fn lpis<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, take: impl Fn(&Irq) -> State) -> 
     while let Some((key, irq)) = vm.lpis.next(from, pin.guard()) {
         from = key.saturating_add(1);
         let state = irq.state();
-        if !state.unmapped() {
+        // Without a pending state, a redistributor's LPI is memory for the next one.
+        if !state.unmapped() && (!state.is_held() || state.shows_pending()) {
             let state = take(irq);
             lpis.push(LpiState {
                 intid: irq.intid().raw(),

@@ -198,6 +198,8 @@ mutants! {
     RemovedKeepsPrivates: "hotplug", "removal_against_an_sgi", "";
     /// A removal leaves the LPIs of the vCPU where they are.
     RemovedKeepsLpis: "hotplug", "removal_against_an_msi", "";
+    /// A slice of a pending table makes an LPI pending on a vCPU that is removed meanwhile.
+    HeldByTheRemoved: "hotplug", "pending_table_against_removal", "";
     /// A removal leaves the collections of the vCPU mapped.
     RemovedKeepsCollections: "hotplug", "removal_against_a_command", "";
     /// The pending table of a vCPU that has been removed is passed over while slices are left.

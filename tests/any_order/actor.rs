@@ -401,7 +401,12 @@ impl<'s, C: Choices> Actor<'s, C> {
     fn make_vm(&mut self) {
         let (place, domain) = (self.choices.below(3), self.choices.below(6) / 5);
         let vcpus = 1 + self.choices.below(3);
-        let config = config(vcpus, vcpus + self.choices.below(2));
+        let mut config = config(vcpus, vcpus + self.choices.below(2));
+        if self.choices.below(6) == 0 {
+            // LPIs by `GICR_SETLPIR` alone.
+            config.its.clear();
+            config.direct_lpis = true;
+        }
         // Miri would look through pending tables for long.
         let direct = !cfg!(miri) && self.choices.below(2) == 0;
         let number = self.shared.made.fetch_add(1, Ordering::Relaxed);
@@ -703,14 +708,23 @@ impl<'s, C: Choices> Actor<'s, C> {
         let frame = [GICD, GICR, GICR + 0x1_0000, GICR + 0x2_0000, GITS, GITS2];
         let frame = frame[self.choices.below(6)];
         let offset = match self.choices.below(3) {
-            0 => [0, 0x14, 0x70, 0x78, 0x80, 0x88, 0x90, 0xb0, 0xc0, 0x100][self.choices.below(10)],
+            0 => {
+                let registers = [
+                    0, 0x14, 0x40, 0x48, 0x70, 0x78, 0x80, 0x88, 0x90, 0xb0, 0xc0, 0x100,
+                ];
+                registers[self.choices.below(12)]
+            }
             1 => 0x80 + self.choices.below(0x380 / 4) as u64 * 4,
             _ => self.choices.number() & 0xffff,
         };
 
         let width = [Width::Byte, Width::Half, Width::Word, Width::Double];
         let width = width[self.choices.below(4)];
-        let (vcpu, value) = (self.vcpu(), self.choices.number());
+        let vcpu = self.vcpu();
+        let value = match self.choices.below(4) {
+            0 => 8192 + self.choices.below(600) as u64,
+            _ => self.choices.number(),
+        };
         if self.choices.below(2) == 0 {
             self.with_cpu(pins, |_, on, pin| {
                 vm.check(on.domain, vm.mmio_read(pin, vcpu, frame + offset, width));

@@ -149,6 +149,8 @@ const COMMANDS: &[&str] = &[
     "INVALL",
     "MOVALL",
     "an MSI comes home after MOVALL",
+    "LPI on: the table has an LPI that is not mapped",
+    "LPI on: the table has an LPI of another PE",
     "DISCARD",
     "fails: Unknown",
     "fails: DeviceOutOfRange",

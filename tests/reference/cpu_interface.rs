@@ -189,9 +189,7 @@ impl Gic {
     pub fn acknowledge(&mut self, pe: usize, intid: u32) {
         let interrupt = if intid >= FIRST_LPI {
             // An LPI has no active state.
-            let lpi = self.lpis.mapped.get_mut(&intid).expect("a mapped LPI");
-            lpi.interrupt.latch = false;
-            lpi.interrupt
+            self.lpis.take(intid)
         } else {
             let interrupt = self.interrupt(pe, intid).expect("an interrupt");
             interrupt.latch = false;

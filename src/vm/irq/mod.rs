@@ -30,27 +30,31 @@
 //!    begin one.
 //!
 //! # References
-//! A reference has an owner: the VM, a mapping, an ap_list or a migration. The count is part of the
+//! A reference has an owner: the VM, a mapping, a redistributor, an ap_list or a migration. The count is part of the
 //! state word. The compare-and-swap that begins or ends the ownership takes or puts the reference.
 //! Zero is final: no transition leads away from a count of zero. The table lists all transitions
 //! that take or put a reference.
 //!
-//! | transition | made by | ap_list's | mapping's | migration's | trace point |
-//! |---|---|---|---|---|---|
-//! | [`Irq::new`] of an SPI, PPI or SGI | VM creation; the VM is the owner | | | | |
-//! | [`Irq::new`] of an LPI | `MAPTI`, `MAPI` | | take | | `MappingGet` |
-//! | [`Block::make`] | restore, with the references of all mappings of an LPI | | take | |
-//! `MappingGet` |
-//! | [`Irq::map`] | `MAPTI`, `MAPI` of an LPI with references | | take | | `MappingGet` |
-//! | [`Irq::unmap`] | `DISCARD`, `MAPD`, `MAPTI`, teardown | | put | | `MappingPut` |
-//! | [`Irq::link`] | insertion | take | | | `ListGet` |
-//! | [`Irq::link_and_fill_lr`] | staging | take | | | `ListGet` |
-//! | [`Irq::unlink`], `Removed` | prune | put | | | `ListPut` |
-//! | [`Irq::unlink`], `Migrating` | prune | hand over | | take over | both |
-//! | [`Irq::fold_unlink`], `Removed` | exit, vCPU put | put | | | `ListPut` |
-//! | [`Irq::fold_unlink`], `Migrating` | put, flush | hand over | | take over | both |
-//! | [`Irq::fold_unlink_plain`] | exit | put | | | `ListPut` |
-//! | [`Irq::put`] | the CPU that has moved the interrupt | | | put | `MigrationPut` |
+//! | transition | made by | ap_list's | mapping's | redistributor's | migration's | trace point |
+//! |---|---|---|---|---|---|---|
+//! | [`Irq::new`] of an SPI, PPI or SGI | VM creation; the VM is the owner | | | | | |
+//! | [`Irq::new`] of an LPI | `MAPTI`, `MAPI` | | take | | | `MappingGet` |
+//! | [`Irq::new`] of an LPI | pending table, `GICR_SETLPIR` | | | take | | `RedistributorGet` |
+//! | [`Block::make`] | restore, of a mapped LPI, for all mappings | | take | | | `MappingGet` |
+//! | [`Block::make`] | restore, of another LPI | | | take | | `RedistributorGet` |
+//! | [`Irq::map`] | `MAPTI`, `MAPI` of an LPI with references | | take | | | `MappingGet` |
+//! | [`Irq::map`], HELD | `MAPTI`, `MAPI` of an LPI that is held | | take over | hand over | | `RedistributorPut`, `MappingGet` |
+//! | [`Irq::unmap`] | `DISCARD`, `MAPD`, `MAPTI`, teardown | | put | | | `MappingPut` |
+//! | [`Irq::hold`] | pending table, `GICR_SETLPIR`, of an LPI on a list | | | take | | `RedistributorGet` |
+//! | [`Irq::release_held`] | removal of the vCPU, reset, teardown | | | put | | `RedistributorPut` |
+//! | [`Irq::link`] | insertion | take | | | | `ListGet` |
+//! | [`Irq::link_and_fill_lr`] | staging | take | | | | `ListGet` |
+//! | [`Irq::unlink`], `Removed` | prune | put | | | | `ListPut` |
+//! | [`Irq::unlink`], `Migrating` | prune | hand over | | | take over | both |
+//! | [`Irq::fold_unlink`], `Removed` | exit, vCPU put | put | | | | `ListPut` |
+//! | [`Irq::fold_unlink`], `Migrating` | put, flush | hand over | | | take over | both |
+//! | [`Irq::fold_unlink_plain`] | exit | put | | | | `ListPut` |
+//! | [`Irq::put`] | the CPU that has moved the interrupt | | | | put | `MigrationPut` |
 //!
 //! *Both* are `ListPut` and then `MigrationGet`.
 //!
@@ -59,6 +63,9 @@
 //!   unlink put the reference because they unlink.
 //! * A migration inserts the interrupt on the new list, by [`Irq::link`] with a new reference, and
 //!   then puts the old list's reference.
+//! * A redistributor has at most one reference to an LPI, and only while no event is mapped to the
+//!   LPI. The LPI keeps the reference when it is no longer pending, so that the next pending state
+//!   allocates nothing: the VM's LPIs bound the memory.
 //! * A lookup takes no reference. The lookup's epoch guard keeps the interrupt allocated, not
 //!   alive: linking an interrupt without references fails, and raising an unmapped LPI has no
 //!   effect.
@@ -95,12 +102,12 @@ use crate::sync::{AtomicU16, AtomicU32, AtomicU64, Mutant, Watched, mutant};
 pub(crate) use block::Block;
 pub(crate) use links::Links;
 pub(crate) use outcome::{
-    Changed, FastFold, Folded, FollowUp, Pruned, PutResult, Raised, Refilled,
+    Changed, FastFold, Folded, FollowUp, Held, Mapped, Pruned, PutResult, Raised, Refilled,
 };
 pub(crate) use references::MAX_MAPPING_REFS;
 pub(crate) use state::State;
 pub(crate) use state::{
-    ACTIVE, AWAY, CANCEL_A, CANCEL_P, CONNECTED, ENABLED, GROUP1, HW, IN_LR, LEVEL, LINE, LR_ACTIVE,
+    ACTIVE, AWAY, CANCEL_A, CANCEL_P, CONNECTED, ENABLED, GROUP1, HELD, HW, IN_LR, LEVEL, LINE, LR_ACTIVE,
     LR_ASKED, LR_BITS, LR_HW, LR_LATCH, LR_PENDING, MESSAGE, PENDING, REF, RELEASING, TARGET,
     UNMAPPED,
 };

@@ -195,6 +195,28 @@ pub(crate) struct Folded {
     pub(crate) deactivate: bool,
 }
 
+/// Result of taking a reference for a mapping.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Mapped {
+    /// The mapping has taken over the redistributor's reference.
+    pub(crate) was_held: bool,
+    /// The work left to the caller.
+    pub(crate) follow_up: FollowUp,
+}
+
+/// Result of making an LPI pending on a redistributor.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Held {
+    /// The redistributor has taken a reference.
+    pub(crate) took: bool,
+    /// The LPI was pending already.
+    pub(crate) coalesced: bool,
+    /// The change.
+    pub(crate) changed: Changed,
+}
+
 /// Result of putting a reference.
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

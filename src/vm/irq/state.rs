@@ -2,7 +2,8 @@
 //!
 //! | bits  | field      | meaning |
 //! |-------|------------|---------|
-//! | 0     | LINE       | level of the input line |
+//! | 0     | LINE       | SPI, PPI: level of the input line |
+//! |       | HELD       | LPI: a redistributor has a reference, and no event is mapped |
 //! | 1     | MESSAGE    | SPI: asserted by `GICD_SETSPI_NSR` while level-sensitive, beside the line |
 //! |       | AWAY       | LPI: routed to another vCPU than its collection is mapped to |
 //! | 2     | GROUP1     | `IGROUPR` |
@@ -128,6 +129,10 @@ pub(crate) const REF: u64 = 1 << REFS_SHIFT;
 /// LPI with the bit is not of an idle interrupt ([`State::is_idle`]).
 pub(crate) const AWAY: u64 = MESSAGE;
 
+/// Set while a redistributor has a reference to an LPI that no event is mapped to, for the pending
+/// state. The bit of [`LINE`], which LPIs have no use for.
+pub(crate) const HELD: u64 = LINE;
+
 /// Sources of a level: the line, and messages.
 pub(crate) const ASSERTED: u64 = LINE | MESSAGE;
 /// All bits about the stay in a list register.
@@ -237,6 +242,13 @@ impl State {
     #[must_use]
     pub(crate) const fn is_away(self) -> bool {
         self.0 & AWAY != 0
+    }
+
+    /// Returns true for an LPI with [`HELD`].
+    #[inline]
+    #[must_use]
+    pub(crate) const fn is_held(self) -> bool {
+        self.0 & HELD != 0
     }
 
     /// Returns true for an LPI that is mapped, pending outside the list registers, and not

@@ -43,8 +43,7 @@
 //! * no MSI comes for an LPI that MOVALL has moved to another PE, before it is taken there: the
 //!   architecture has two pending states then;
 //! * an MSI for a PE with LPIs disabled is kept. The architecture ignores the MSI;
-//! * an LPI pending in the table of a PE with LPIs disabled is not moved, cleared or unmapped, and
-//!   a pending table has no bits of unmapped LPIs. See docs/limits.md;
+//! * no pending table that is read has an LPI that is pending on another PE. See docs/limits.md;
 //! * events of one LPI have collections with one number.
 
 mod compare;
@@ -315,6 +314,7 @@ impl Machine {
         let after = self.domain.totals();
         assert_eq!(after.list_gets, after.list_puts);
         assert_eq!(after.mapping_gets, after.mapping_puts);
+        assert_eq!(after.redistributor_gets, after.redistributor_puts);
         assert_eq!(after.migration_gets, after.migration_puts);
         assert_eq!(after.lookup_locks_taken, 0);
     }
