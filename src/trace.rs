@@ -2,9 +2,9 @@
 //!
 //! A VM has a reference to each of its SPIs, PPIs and SGIs. Every other reference to an interrupt
 //! has one of four owners: an ITS *mapping*, a *redistributor*, an ap_*list*, or a *migration*
-//! between two ap_lists. Each of the four has separate trace points and counters. `vm::irq` has the transitions for gets
-//! and puts of references. A lookup takes no reference. After the teardown of a VM, the gets and
-//! puts of each of the four are equal.
+//! between two ap_lists. Each of the four has separate trace points and counters. `vm::irq` has the
+//! transitions for gets and puts of references. A lookup takes no reference. After the teardown of
+//! a VM, the gets and puts of each of the four are equal.
 
 use core::ops::Index;
 

@@ -48,7 +48,9 @@ fn enable(machine: &Machine, n: usize, on: bool) {
 
 /// Writes a register as a device does.
 fn device(machine: &Machine, at: u64, value: u32) {
-    let claimed = machine.vm.bus_write(&machine.pin(), at, &value.to_le_bytes());
+    let claimed = machine
+        .vm
+        .bus_write(&machine.pin(), at, &value.to_le_bytes());
     assert_eq!(claimed, Ok(true));
 }
 
@@ -206,7 +208,11 @@ fn what_is_pending_is_saved_restored_and_frozen() {
     set(&machine, 1, 8192);
     set(&machine, 0, 8200);
     let state = machine.save();
-    let pending: Vec<_> = state.lpis.iter().map(|lpi| (lpi.intid, lpi.target)).collect();
+    let pending: Vec<_> = state
+        .lpis
+        .iter()
+        .map(|lpi| (lpi.intid, lpi.target))
+        .collect();
     assert_eq!(pending, [(8192, Some(1)), (8200, Some(0))]);
 
     machine.restore(&state).unwrap();

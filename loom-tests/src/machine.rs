@@ -639,6 +639,13 @@ impl Machine {
 
     // --- counters --------------------------------------------------------------------------------
 
+    /// Returns the number of LPIs that redistributors hold.
+    #[must_use]
+    pub fn held(&self) -> u64 {
+        let totals = self.domain.totals();
+        totals.redistributor_gets - totals.redistributor_puts
+    }
+
     /// Returns the number of references held by the lists.
     #[must_use]
     pub fn listed(&self) -> u64 {

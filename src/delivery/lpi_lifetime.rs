@@ -22,9 +22,7 @@ use crate::sync::{Mutant, fence, mutant};
 use crate::trace::TracePoint;
 use crate::vm::Vm;
 use crate::vm::deferred::DEFERRED_FREE;
-use crate::vm::irq::{
-    AWAY, Block, Changed, ENABLED, GROUP1, HELD, Irq, PENDING, PutResult, State,
-};
+use crate::vm::irq::{AWAY, Block, Changed, ENABLED, GROUP1, HELD, Irq, PENDING, PutResult, State};
 use crate::vm::vcpu::Vcpu;
 
 /// LPIs to free per slice.
@@ -206,7 +204,8 @@ pub(crate) fn are_made_at_once(one: u32, other: u32) -> bool {
 
 /// Makes LPIs of these INTIDs, states and collections for a VM that is restored, each with `refs`
 /// references, for mappings of the caller's. A redistributor holds an LPI with 0 of them. Inserts
-/// on a list what is deliverable. The INTIDs rise, and [`are_made_at_once`] holds for any two. Allocates.
+/// on a list what is deliverable. The INTIDs rise, and [`are_made_at_once`] holds for any two.
+/// Allocates.
 ///
 /// Afterwards `refs` has the number of references that the caller has: fewer only if another CPU
 /// has mapped an INTID meanwhile, too many times.
@@ -218,14 +217,13 @@ pub(crate) fn make<H: Host>(
 ) {
     let guard = pin.guard();
     let lpis = lpis.zip(&*refs);
-    let block =
-        Block::make(lpis.map(|((intid, state, icid), refs)| {
-            let state = match *refs {
-                0 => state.with(HELD | AWAY, 0).with_refs(1),
-                refs => state.with_refs(refs),
-            };
-            (intid, state, icid)
-        }));
+    let block = Block::make(lpis.map(|((intid, state, icid), refs)| {
+        let state = match *refs {
+            0 => state.with(HELD | AWAY, 0).with_refs(1),
+            refs => state.with_refs(refs),
+        };
+        (intid, state, icid)
+    }));
     // SAFETY: the LPIs are freed by `free` alone, through the epoch: not before the guard is
     // dropped.
     let lpis = unsafe { block.as_ref() }.lpis();

@@ -63,8 +63,9 @@ fn send_virtual<H: Host>(
     forwarded && direct::sgi::send(vm, pin, target, intid)
 }
 
-/// Sends an SGI to `target` by its state word, if a write of the register generates the SGI. Cases `sgi.group_0`, `sgi.group_1_call_of_a_group_0_sgi`,
-/// `sgi.group_0_call_of_a_group_1_sgi`, `sgi.other_state_call_of_a_group_1_sgi`.
+/// Sends an SGI to `target` by its state word, if a write of the register generates the SGI. Cases
+/// `sgi.group_0`, `sgi.group_1_call_of_a_group_0_sgi`, `sgi.group_0_call_of_a_group_1_sgi`,
+/// `sgi.other_state_call_of_a_group_1_sgi`.
 #[inline]
 pub(crate) fn send_listed<H: Host>(
     vm: &Vm<H>,

@@ -30,7 +30,6 @@ pub(crate) const TYPER: u64 = 0x0004;
 
 pub(crate) const IIDR_OFFSET: u64 = 0x0008;
 
-
 const CLRSPI_NSR: u64 = 0x0048;
 
 pub(crate) const IROUTER: u64 = 0x6000;

@@ -19,7 +19,9 @@ use crate::sync::Ordering::Relaxed;
 use crate::teardown::{claim, release};
 use crate::vm::Vm;
 use crate::vm::distributor::NO_ACTIVE_SGIS;
-use crate::vm::irq::{ACTIVE, AWAY, HELD, ENABLED, GROUP1, Irq, LEVEL, LINE, MESSAGE, PENDING, State};
+use crate::vm::irq::{
+    ACTIVE, AWAY, ENABLED, GROUP1, HELD, Irq, LEVEL, LINE, MESSAGE, PENDING, State,
+};
 use crate::vm::its::Its;
 use crate::vm::its::baser::TableType;
 use crate::vm::vcpu::Vcpu;
@@ -124,7 +126,11 @@ pub(super) fn read<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, take: impl Fn(&Irq) ->
 /// line is not latched: the line makes it pending again.
 pub(super) fn interrupt(irq: &Irq, state: State) -> InterruptState {
     // The target of an LPI says it.
-    let away = if irq.kind() == Kind::Lpi { AWAY | HELD } else { 0 };
+    let away = if irq.kind() == Kind::Lpi {
+        AWAY | HELD
+    } else {
+        0
+    };
     let by_line = if state.awaits_line_outside() {
         PENDING
     } else {

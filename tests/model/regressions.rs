@@ -403,3 +403,16 @@ fn a_pending_table_that_is_read_before_the_collection_is_mapped_is_the_collectio
         Configure(0, 8192, 0, 2),
     ]);
 }
+
+/// Reads a pending table with an LPI that another PE has just taken from a list register, which the
+/// library does not know yet. The LPI is pending by the table.
+#[test]
+fn a_pending_table_counts_beside_a_list_register() {
+    check(&[
+        SoftMsi(1, 0, 3),
+        EnableLpis(0, 0, None),
+        Acknowledge(1, true),
+        EnableLpis(0, 0, Some(1 << 8)),
+        Restore(4),
+    ]);
+}

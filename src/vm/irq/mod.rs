@@ -29,13 +29,12 @@
 //! 6. `readings` counts the readings of an LPI's configuration that have been begun. Any CPU may
 //!    begin one.
 //!
-//! # References
-//! A reference has an owner: the VM, a mapping, a redistributor, an ap_list or a migration. The count is part of the
-//! state word. The compare-and-swap that begins or ends the ownership takes or puts the reference.
-//! Zero is final: no transition leads away from a count of zero. The table lists all transitions
-//! that take or put a reference.
+//! # References A reference has an owner: the VM, a mapping, a redistributor, an ap_list or a
+//! migration. The count is part of the state word. The compare-and-swap that begins or ends the
+//! ownership takes or puts the reference. Zero is final: no transition leads away from a count of
+//! zero. The table lists all transitions that take or put a reference.
 //!
-//! | transition | made by | ap_list's | mapping's | redistributor's | migration's | trace point |
+//! | transition | made by | list's | mapping's | redist.'s | migration's | trace point |
 //! |---|---|---|---|---|---|---|
 //! | [`Irq::new`] of an SPI, PPI or SGI | VM creation; the VM is the owner | | | | | |
 //! | [`Irq::new`] of an LPI | `MAPTI`, `MAPI` | | take | | | `MappingGet` |
@@ -43,10 +42,10 @@
 //! | [`Block::make`] | restore, of a mapped LPI, for all mappings | | take | | | `MappingGet` |
 //! | [`Block::make`] | restore, of another LPI | | | take | | `RedistributorGet` |
 //! | [`Irq::map`] | `MAPTI`, `MAPI` of an LPI with references | | take | | | `MappingGet` |
-//! | [`Irq::map`], HELD | `MAPTI`, `MAPI` of an LPI that is held | | take over | hand over | | `RedistributorPut`, `MappingGet` |
+//! | [`Irq::map`], HELD | `MAPTI`, `MAPI` | | take over | hand over | | two |
 //! | [`Irq::unmap`] | `DISCARD`, `MAPD`, `MAPTI`, teardown | | put | | | `MappingPut` |
-//! | [`Irq::hold`] | pending table, `GICR_SETLPIR`, of an LPI on a list | | | take | | `RedistributorGet` |
-//! | [`Irq::release_held`] | removal of the vCPU, reset, teardown | | | put | | `RedistributorPut` |
+//! | [`Irq::hold`] | pending table, `GICR_SETLPIR` | | | take | | `RedistributorGet` |
+//! | [`Irq::release_held`] | vCPU removal, teardown | | | put | | `RedistributorPut` |
 //! | [`Irq::link`] | insertion | take | | | | `ListGet` |
 //! | [`Irq::link_and_fill_lr`] | staging | take | | | | `ListGet` |
 //! | [`Irq::unlink`], `Removed` | prune | put | | | | `ListPut` |
@@ -56,7 +55,7 @@
 //! | [`Irq::fold_unlink_plain`] | exit | put | | | | `ListPut` |
 //! | [`Irq::put`] | the CPU that has moved the interrupt | | | | put | `MigrationPut` |
 //!
-//! *Both* are `ListPut` and then `MigrationGet`.
+//! *Both* are `ListPut` and then `MigrationGet`; *two* are `RedistributorPut` and then `MappingGet`.
 //!
 //! * The ap_list owns a reference exactly while `queued_on` names the list's vCPU. A fold alone
 //!   puts no reference: a folded interrupt is still on the list. The transitions that fold *and*
@@ -107,9 +106,9 @@ pub(crate) use outcome::{
 pub(crate) use references::MAX_MAPPING_REFS;
 pub(crate) use state::State;
 pub(crate) use state::{
-    ACTIVE, AWAY, CANCEL_A, CANCEL_P, CONNECTED, ENABLED, GROUP1, HELD, HW, IN_LR, LEVEL, LINE, LR_ACTIVE,
-    LR_ASKED, LR_BITS, LR_HW, LR_LATCH, LR_PENDING, MESSAGE, PENDING, REF, RELEASING, TARGET,
-    UNMAPPED,
+    ACTIVE, AWAY, CANCEL_A, CANCEL_P, CONNECTED, ENABLED, GROUP1, HELD, HW, IN_LR, LEVEL, LINE,
+    LR_ACTIVE, LR_ASKED, LR_BITS, LR_HW, LR_LATCH, LR_PENDING, MESSAGE, PENDING, REF, RELEASING,
+    TARGET, UNMAPPED,
 };
 
 /// A virtual interrupt.

@@ -44,7 +44,7 @@ impl Irq {
         })
     }
 
-    /// Makes the LPI pending on the redistributor of `vcpu`, unless the LPI is pending. Takes a
+    /// Makes the LPI pending on the redistributor of `vcpu`, unless the latch is set. Takes a
     /// reference for the redistributor if no event is mapped to the LPI, and no redistributor has
     /// one. Returns `None` if the LPI has no reference left.
     pub(crate) fn hold(&self, vcpu: VcpuId) -> Option<Held> {
@@ -57,7 +57,8 @@ impl Irq {
                     let held = old.with(PENDING | HELD, UNMAPPED).moved_to(vcpu);
                     return Some(State(held.0 + REF));
                 }
-                if old.shows_pending() {
+                // Not by what was last known of a list register: the guest may have taken it.
+                if old.latch() {
                     return Some(old);
                 }
                 let here = old.with(PENDING, 0).moved_to(vcpu);
@@ -68,6 +69,8 @@ impl Irq {
 
         let follow_up = if old == new {
             FollowUp::Nothing
+        } else if old.target() == new.target() {
+            new.follow_up_pending(old)
         } else {
             new.follow_up_change()
         };

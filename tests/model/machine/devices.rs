@@ -98,10 +98,7 @@ impl Machine {
         let moved = mapped.and_then(|(intid, _)| self.reference.lpis.mapped[&intid].at);
         let accepted = self.reference.translate(its, device, event);
         let at = mapped.and_then(|(intid, _)| self.reference.lpis.mapped[&intid].at);
-        note_if(
-            accepted && moved != at,
-            "an MSI comes home after MOVALL",
-        );
+        note_if(accepted && moved != at, "an MSI comes home after MOVALL");
         note(match accepted {
             true if pending => "an MSI coalesces",
             true => "an MSI is taken",

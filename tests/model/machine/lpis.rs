@@ -42,7 +42,9 @@ impl Machine {
             // The moves of one LPI's events are defined together.
             number == MOVI || self.is_defined(its, command)
         };
-        if !followers.iter().all(|(its, then)| enabled(its) && defined(*its, *then))
+        if !followers
+            .iter()
+            .all(|(its, then)| enabled(its) && defined(*its, *then))
             || !self.is_defined(its, command)
         {
             return;
@@ -252,15 +254,15 @@ impl Machine {
                 others.all(|(other, _, _, of)| {
                     of == icid && self.reference.itses[other].collection(of) == to
                 }) && !(found.is_some_and(|(old, _)| old == intid && pending(old))
-                        && self.leads_to_none(its, icid))
+                    && self.leads_to_none(its, icid))
             }
             MAPC => {
                 let to = (command[2] >> 63 != 0).then_some((command[2] >> 16 & 0xffff) as usize);
                 to == here.collection(icid) || self.nothing_pends(its, icid, to)
             }
-            MOVI => found.is_none_or(|(intid, _)| {
-                !pending(intid) || !self.leads_to_none(its, icid)
-            }),
+            MOVI => {
+                found.is_none_or(|(intid, _)| !pending(intid) || !self.leads_to_none(its, icid))
+            }
             INT => {
                 found.is_none_or(|(intid, icid)| pending(intid) || !self.leads_to_none(its, icid))
                     && found.is_none_or(|(intid, icid)| !self.pends_elsewhere(its, intid, icid))

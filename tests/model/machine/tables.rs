@@ -96,7 +96,8 @@ impl Machine {
         };
         // The library raises what the table has.
         note_if(
-            read.iter().any(|intid| !self.reference.lpis.mapped.contains_key(intid)),
+            read.iter()
+                .any(|intid| !self.reference.lpis.mapped.contains_key(intid)),
             "LPI on: the table has an LPI that is not mapped",
         );
         note_if(
@@ -125,7 +126,10 @@ impl Machine {
         let left: Vec<u32> = match table {
             KEPT_TABLE if !kept.iter().any(elsewhere) => return KEPT_TABLE,
             KEPT_TABLE => kept.iter().copied().collect(),
-            table => (0..LPIS).filter(|n| table >> n & 1 != 0).map(|n| FIRST_LPI + n).collect(),
+            table => (0..LPIS)
+                .filter(|n| table >> n & 1 != 0)
+                .map(|n| FIRST_LPI + n)
+                .collect(),
         };
         let here = left.iter().filter(|intid| !elsewhere(intid));
         here.fold(0, |table, intid| table | 1 << (intid - FIRST_LPI))
