@@ -254,8 +254,8 @@ fn what_is_pending_is_saved_restored_and_frozen() {
     machine.finish();
 }
 
-/// The redistributor keeps the memory of an LPI for its next pending state: the VM's LPIs bound
-/// the number.
+/// Makes each LPI pending twice. The redistributor keeps the memory of an LPI for the next pending
+/// state: the VM's LPIs bound the number.
 #[test]
 fn a_reset_and_the_end_of_a_vm_leave_nothing() {
     let machine = machine(2);
@@ -291,8 +291,8 @@ fn a_vcpu_that_is_removed_takes_its_pending_lpis_along() {
     machine.finish();
 }
 
-/// Linux' irq-gic-v3-mbi: an MSI-X vector is an SPI, edge-triggered, which the function's write
-/// makes pending.
+/// Writes SPIs as a function does whose MSI-X vectors Linux has programmed (irq-gic-v3-mbi): each is
+/// an SPI, edge-triggered.
 #[test]
 fn a_device_raises_an_spi_by_a_message() {
     let machine = Machine::bare(2);

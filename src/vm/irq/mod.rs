@@ -55,7 +55,8 @@
 //! | [`Irq::fold_unlink_plain`] | exit | put | | | | `ListPut` |
 //! | [`Irq::put`] | the CPU that has moved the interrupt | | | | put | `MigrationPut` |
 //!
-//! *Both* are `ListPut` and then `MigrationGet`; *two* are `RedistributorPut` and then `MappingGet`.
+//! *Both* are `ListPut` and then `MigrationGet`.
+//! *Two* are `RedistributorPut` and then `MappingGet`.
 //!
 //! * The ap_list owns a reference exactly while `queued_on` names the list's vCPU. A fold alone
 //!   puts no reference: a folded interrupt is still on the list. The transitions that fold *and*
@@ -211,8 +212,8 @@ impl Irq {
         self.icid.store(icid, Relaxed);
     }
 
-    /// Returns the vCPU that the collection of the LPI's last mapping was mapped to when an ITS last
-    /// routed the LPI.
+    /// Returns the vCPU that the collection of the LPI's last mapping was mapped to when an ITS
+    /// last routed the LPI.
     pub(crate) fn collection(&self) -> Option<VcpuId> {
         self.watched.read();
         // Relaxed: the caller has acquired AWAY, from a transition after the one that followed the

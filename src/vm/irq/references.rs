@@ -69,7 +69,7 @@ impl Irq {
 
         let follow_up = if old == new {
             FollowUp::Nothing
-        } else if old.target() == new.target() {
+        } else if old.target() == new.target() && !old.unmapped() {
             new.follow_up_pending(old)
         } else {
             new.follow_up_change()
@@ -93,7 +93,10 @@ impl Irq {
                 (old.is_held() && releases(old)).then(|| {
                     let left = State(old.0.wrapping_sub(REF));
                     let cancel = if old.in_lr() { CANCEL_P } else { 0 };
-                    left.with(UNMAPPED | cancel, PENDING | HELD)
+                    // A migration has a reference too, for a moment.
+                    let unmapped = left.refs() == u16::from(old.queued_on().is_some());
+                    left.with(cancel, PENDING | HELD)
+                        .with_flag(UNMAPPED, unmapped)
                 })
             })
             .ok()?;

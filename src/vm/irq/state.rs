@@ -4,7 +4,7 @@
 //! |-------|------------|---------|
 //! | 0     | LINE       | SPI, PPI: level of the input line |
 //! |       | HELD       | LPI: a redistributor has a reference, and no event is mapped |
-//! | 1     | MESSAGE    | SPI: asserted by `GICD_SETSPI_NSR` while level-sensitive, beside the line |
+//! | 1     | MESSAGE    | SPI: asserted by `GICD_SETSPI_NSR` while level-sensitive |
 //! |       | AWAY       | LPI: routed to another vCPU than its collection is mapped to |
 //! | 2     | GROUP1     | `IGROUPR` |
 //! | 3     | LEVEL      | level-sensitive (`ICFGR`); LPIs and SGIs never |

@@ -131,7 +131,11 @@ impl Machine {
                 .map(|n| FIRST_LPI + n)
                 .collect(),
         };
-        let here = left.iter().filter(|intid| !elsewhere(intid));
+        // A table that is written has bits below that of `KEPT_TABLE`.
+        let below = FIRST_LPI + LPIS;
+        let here = left
+            .iter()
+            .filter(|intid| !elsewhere(intid) && **intid < below);
         here.fold(0, |table, intid| table | 1 << (intid - FIRST_LPI))
     }
 
