@@ -173,6 +173,95 @@ fn moving_takes_what_is_pending_along() {
     machine.finish();
 }
 
+/// IHI 0069, 5.3: `MOVALL` moves what is pending. The collections' targets do not change.
+#[test]
+fn what_movall_has_moved_comes_next_to_its_collection() {
+    let machine = Machine::new(3);
+    let its = Driver::new(&machine);
+    its.mapd(0, 4);
+    its.map(0, 0, 8300, 0);
+    let moved = || {
+        machine.inject_msi(0, 0).unwrap();
+        its.movall(0, 1);
+        // In a list register of vCPU 0.
+        machine.enter(0);
+        machine.exit(0);
+    };
+
+    // Taken, and raised again by an MSI and by a command.
+    moved();
+    assert_eq!(machine.serve(1), [8300]);
+    machine.inject_msi(0, 0).unwrap();
+    assert_eq!(machine.serve(0), [8300]);
+    moved();
+    assert_eq!(machine.serve(1), [8300]);
+    its.int(0, 0);
+    assert_eq!(machine.serve(0), [8300]);
+
+    // Being handled on the other vCPU, or cleared there.
+    moved();
+    machine.enter(1);
+    assert_eq!(machine.guest(1).read_iar1(), 8300);
+    machine.inject_msi(0, 0).unwrap();
+    machine.bounce(1);
+    assert_eq!(machine.serve(0), [8300]);
+    machine.guest(1).write_eoir1(8300);
+    machine.exit(1);
+    assert_eq!(machine.serve(1), []);
+    moved();
+    its.clear(0, 0);
+    machine.inject_msi(0, 0).unwrap();
+    assert_eq!(machine.serve(1), []);
+    assert_eq!(machine.serve(0), [8300]);
+
+    // The pending state of another redistributor is not its collection's: no move takes it along.
+    moved();
+    its.movi(0, 0, 2);
+    its.mapc(2, Some(0));
+    its.mapc(2, Some(2));
+    assert_eq!(machine.serve(2), []);
+    assert_eq!(machine.serve(1), [8300]);
+    machine.inject_msi(0, 0).unwrap();
+    assert_eq!(machine.serve(2), [8300]);
+
+    // The collection is unmapped meanwhile: the MSI is refused, and leaves nothing.
+    its.movi(0, 0, 0);
+    moved();
+    its.mapc(0, None);
+    assert_eq!(machine.serve(1), [8300]);
+    let unmapped = Err(InjectError::UnmappedCollection);
+    assert_eq!(machine.inject_msi(0, 0), unmapped);
+    its.mapc(0, Some(2));
+    assert_eq!(machine.serve(2), []);
+    machine.inject_msi(0, 0).unwrap();
+    assert_eq!(machine.serve(2), [8300]);
+    machine.finish();
+}
+
+#[test]
+fn what_movall_has_moved_is_saved_with_its_place() {
+    let machine = Machine::new(2);
+    let its = Driver::new(&machine);
+    its.mapd(0, 4);
+    for event in 0..2 {
+        its.map(0, event, 8300 + event, 0);
+        machine.inject_msi(0, event as u32).unwrap();
+    }
+    its.movall(0, 1);
+
+    machine.put_all();
+    let state = machine.save();
+    machine.restore(&state).unwrap();
+    machine.put_all();
+    assert_eq!(machine.save(), state);
+
+    assert_eq!(machine.serve(0), []);
+    assert_eq!(machine.serve(1), [8300, 8301]);
+    machine.inject_msi(0, 1).unwrap();
+    assert_eq!(machine.serve(0), [8301]);
+    machine.finish();
+}
+
 #[test]
 fn an_intid_mapped_again_while_its_interrupt_is_queued_is_one_interrupt() {
     let machine = Machine::new(2);

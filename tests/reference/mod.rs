@@ -185,6 +185,7 @@ impl Gic {
         for its in &mut self.itses {
             its.remove(pe, &mut self.lpis);
         }
+        self.lpis.remove(pe);
     }
 
     /// Adds PE `pe`, which has been removed.

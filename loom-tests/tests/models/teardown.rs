@@ -138,6 +138,7 @@ fn teardown_against_injection() {
         drop(vm);
         let totals = domain.totals();
         assert_eq!(totals.mapping_gets, totals.mapping_puts);
+        assert_eq!(totals.redistributor_gets, totals.redistributor_puts);
     });
 }
 
