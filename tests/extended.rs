@@ -561,7 +561,7 @@ fn a_cpu_without_the_range_refuses_the_vcpus() {
     assert_eq!(with(false, config(1, 0, 0)), Ok(()));
     assert_eq!(with(true, config(1, 32, 64)), Ok(()));
     assert_eq!(with(true, config(1, 0, 0)), Ok(()));
-    assert_eq!(Vtr::decode(u64::MAX).extended_range, false);
+    assert!(!Vtr::decode(u64::MAX).extended_range);
     assert!(NEOVERSE.with_icc_ctlr(1 << 19).extended_range);
     assert!(!NEOVERSE.with_icc_ctlr(!(1 << 19)).extended_range);
 }
