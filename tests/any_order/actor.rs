@@ -931,6 +931,8 @@ fn gicv2(config: Config) -> Config {
     let mut config = Config {
         its: Vec::new(),
         lpis: 0,
+        extended_spis: 0,
+        extended_ppis: 0,
         ..config
     }
     .with_gicv2();
