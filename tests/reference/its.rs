@@ -130,7 +130,7 @@ impl Its {
                 } else {
                     self.collections.remove(&icid);
                 }
-                // What is pending stays with its redistributor: `MOVALL` moves it.
+                // A pending LPI stays with its redistributor: `MOVALL` moves it.
                 let at = self.collection(icid);
                 self.of_collection(icid)
                     .into_iter()
