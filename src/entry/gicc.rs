@@ -156,12 +156,9 @@ impl<'a, H: Host, I: CpuInterface> Gicc<'a, H, I> {
     /// Publishes what the interface would take, after an access, and routes SPIs with several
     /// targets by it.
     pub(crate) fn publish(&self) {
-        if mutant(Mutant::SettledBeforePublished) {
-            routing::settle_shared(self.vm, self.pin);
-        }
         let vmcr = self.registers().read_vmcr();
         if (self.state).publish(vmcr, priority::running(self.registers()))
-            && !mutant(Mutant::SettledBeforePublished)
+            && !mutant(Mutant::ChangedUnsettled)
         {
             routing::settle_shared(self.vm, self.pin);
         }

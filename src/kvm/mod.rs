@@ -87,8 +87,8 @@
 //!
 //! KVM has no Group 0 enable, no `GICR_WAKER`, edge-triggered PPIs or tables of 4 KiB pages: a VM
 //! that goes to KVM loses them. A VM without SPIs cannot go to KVM, where [`group::NR_IRQS`] is at
-//! least 64. Identification registers are each side's own. A VM with a GICv2 has no attributes here:
-//! those of KVM are of another device, `arm-vgic-v2`.
+//! least 64. Identification registers are each side's own. A VM with a GICv2 has no attributes
+//! here: those of KVM are of another device, `arm-vgic-v2`.
 #![cfg_attr(
     not(test),
     deny(

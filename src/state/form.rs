@@ -1,8 +1,8 @@
 //! The form of a [`VmState`] in `serde`: that of its version.
 //!
 //! A binary form does not tell which fields are there. The version, which comes first, does: the
-//! fields of [`VERSION`] are followed by nothing, so that a state of that version has the bytes that
-//! it had before there were others.
+//! fields of [`VERSION`] are followed by nothing, so that a state of that version has the bytes
+//! from before there were others.
 
 use alloc::vec::Vec;
 use core::fmt;

@@ -262,8 +262,8 @@ mutants! {
     /// A vCPU that clears the last source of an SGI of a GICv2 does not look for a new one.
     ClearedSourceForgotten: "sgi_sources", "sender_against_clear", "";
 
-    /// A CPU interface of a GICv2 routes SPIs with several targets before it publishes its change.
-    SettledBeforePublished: "targets", "one_closes_as_the_other_opens", "";
+    /// A CPU interface of a GICv2 that changes does not route SPIs with several targets anew.
+    ChangedUnsettled: "targets", "one_closes_as_the_other_opens", "";
     /// A CPU interface of a GICv2 publishes its change without a full fence.
     PublishedWithoutFence: "targets", "one_closes_as_the_other_opens", "";
 

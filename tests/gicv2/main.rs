@@ -394,7 +394,8 @@ fn a_state_is_of_a_gicv2() {
         target.power_off(1);
         target.save().vcpus
     });
-    let wrong: [(fn(&mut VmState), RestoreError); 8] = [
+    type Spoil = fn(&mut VmState);
+    let wrong: [(Spoil, RestoreError); 8] = [
         (|s| s.version = 1, RestoreError::Version(1)),
         (
             |s| s.extended.sgi_sources.truncate(1),

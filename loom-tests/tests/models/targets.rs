@@ -1,5 +1,5 @@
-//! `targets`: CPU interfaces of a GICv2 that open and close, against each other and against a device,
-//! with an SPI of two targets. The SPI is at one that takes it.
+//! `targets`: CPU interfaces of a GICv2 that open and close, against each other and against a
+//! device, with an SPI of two targets. The SPI is at one that takes it.
 
 use loom::sync::Arc;
 use loom_tests::{Machine, SPI, V0, V1, check, sole, spawn, spawn_on};
@@ -27,8 +27,8 @@ fn load(machine: &Machine, cpu: &Cpu<SoftwareInterface>, vcpu: VcpuId, mask: u64
     machine.gicc(cpu, vcpu, CTLR, 1);
 }
 
-/// Returns a VM with a GICv2 and two vCPUs, each with its CPU, the first open and the second closed,
-/// and an SPI of both.
+/// Returns a VM with a GICv2 and two vCPUs, each with its CPU, the first open and the second
+/// closed, and an SPI of both.
 fn started() -> (Arc<Machine>, [Cpu<SoftwareInterface>; 2]) {
     let machine = Arc::new(Machine::with_gicv2(2));
     let cpus = [machine.cpu(0), machine.cpu(1)];

@@ -1,7 +1,7 @@
 //! The distributor of a GICv2 (IHI 0048, 4.3).
 //!
-//! Without Security Extensions, and with two groups. Registers of SGIs and PPIs are banked. SGIs are
-//! always enabled, and become pending and not pending by `GICD_SGIR`, `GICD_SPENDSGIR<n>` and
+//! Without Security Extensions, and with two groups. Registers of SGIs and PPIs are banked. SGIs
+//! are always enabled, and become pending and not pending by `GICD_SGIR`, `GICD_SPENDSGIR<n>` and
 //! `GICD_CPENDSGIR<n>` only.
 
 use crate::delivery::{group_enables, routing, sgi_sources};

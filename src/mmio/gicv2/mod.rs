@@ -174,8 +174,8 @@ pub(crate) fn cpus(config: &Config) -> u8 {
     u8::MAX.checked_shr(beyond as u32).unwrap_or(0)
 }
 
-/// Returns the bits of the VM's CPUs in `GICD_ITARGETSR<n>`, which is RAZ/WI with one CPU (IHI 0048,
-/// 4.3.12).
+/// Returns the bits of the VM's CPUs in `GICD_ITARGETSR<n>`, which is RAZ/WI with one CPU
+/// (IHI 0048, 4.3.12).
 pub(crate) fn targets(config: &Config) -> u8 {
     if config.vcpus.len() > 1 {
         cpus(config)
