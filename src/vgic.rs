@@ -117,8 +117,8 @@ impl<H: Host> Vgic<H> {
     /// An interrupt that another CPU raises meanwhile comes before the removal or after it.
     ///
     /// # Errors
-    /// [`RemoveError`] if the vCPU is unknown, vCPU 0, powered on or on a CPU, in a VM with a GICv2,
-    /// and during [`Vgic::reset`], after [`Vgic::freeze`] and after [`Vgic::teardown`].
+    /// [`RemoveError`] if the vCPU is unknown, vCPU 0, powered on or on a CPU, in a VM with a
+    /// GICv2, and during [`Vgic::reset`], after [`Vgic::freeze`] and after [`Vgic::teardown`].
     pub fn remove_vcpu(&self, pin: &CpuPin<'_>, vcpu: VcpuId) -> Result<(), RemoveError> {
         self.vm.admit(pin)?;
         hotplug::remove_vcpu(&self.vm, pin, vcpu)?;
@@ -417,7 +417,8 @@ impl<H: Host> Vgic<H> {
     /// Writes the register at guest-physical address `gpa`, after a trapped access of any vCPU.
     ///
     /// Call after [`Vgic::exit`]. Every vCPU's write has the same effect, but in a VM with a GICv2
-    /// ([`Vgic::mmio_write_of`]). An address outside the frames answers [`MmioOutcome::Unclaimed`]. A write never answers [`MmioOutcome::Retry`].
+    /// ([`Vgic::mmio_write_of`]). An address outside the frames answers [`MmioOutcome::Unclaimed`].
+    /// A write never answers [`MmioOutcome::Retry`].
     ///
     /// # Errors
     /// [`AccessError::ForeignDomain`].
@@ -433,8 +434,8 @@ impl<H: Host> Vgic<H> {
 
     /// Writes the register at guest-physical address `gpa` for `vcpu`, after a trapped access on
     /// `cpu`. In a VM with a GICv2, whose CPUs have registers of their own at one address, the call
-    /// takes the place of [`Vgic::mmio_write`], which ignores a write of such a register. In another
-    /// VM the two are the same.
+    /// takes the place of [`Vgic::mmio_write`], which ignores a write of such a register. In
+    /// another VM the two are the same.
     ///
     /// # Errors
     /// [`AccessError`]; an access that fails has no effect.

@@ -53,6 +53,7 @@ pub(crate) fn write_targets<H: Host>(
 ) {
     // Relaxed: concurrent writes of a register are the guest's race.
     router.store(targets.into(), Relaxed);
+
     let several = targets.count_ones() > 1;
     if (vm.gicv2.as_ref()).is_some_and(|gicv2| gicv2.set_shared(irq.intid(), several)) {
         settle(vm, pin, irq, router);
@@ -98,6 +99,7 @@ const TRIES: usize = 8;
 fn choose<H: Host>(vm: &Vm<H>, state: State, router: &AtomicU64) -> Option<VcpuId> {
     // Relaxed: concurrent writes of a register are the guest's race.
     let targets = router.load(Relaxed) as u8;
+
     let is_target = |vcpu: VcpuId| targets.checked_shr(vcpu.0.into()).unwrap_or(0) & 1 != 0;
     let would_take = |vcpu: VcpuId| {
         let interface = vm.gicv2.as_ref().and_then(|gicv2| gicv2.interface(vcpu));

@@ -222,8 +222,10 @@ impl<'a, H: Host, I: CpuInterface> Gicc<'a, H, I> {
 
             let toggled = lr.0 ^ (ListRegister::PENDING | ListRegister::ACTIVE);
             self.set(&mut shadow, index, ListRegister(toggled));
+
             let mask = priority::group_mask(self.registers().read_vmcr(), lr.is_group1());
             priority::activate(self.registers(), lr.is_group1(), lr.priority() & mask);
+
             // Without a pending interrupt in a list register, those that wait outside get one.
             let crowded = shadow.hcr != BASE_HCR;
             drop(shadow);
@@ -273,6 +275,7 @@ impl<'a, H: Host, I: CpuInterface> Gicc<'a, H, I> {
         let Some(intid) = named(value) else {
             return;
         };
+
         let of_group1 = || {
             let irq = self.vm.irq(self.pin, self.vcpu, intid);
             irq.is_some_and(|irq| irq.state().group1())
@@ -303,6 +306,7 @@ impl<'a, H: Host, I: CpuInterface> Gicc<'a, H, I> {
         let Some(mut shadow) = self.shadow() else {
             return;
         };
+
         let found = bits(shadow.in_use).find(|&index| {
             let lr = shadow.images[index];
             lr.is_active() && lr.vintid() == intid.raw()

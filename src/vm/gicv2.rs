@@ -1,6 +1,7 @@
 //! State of a GICv2 (IHI 0048) that a GICv3 does not have: the sources of SGIs, what each CPU
-//! interface would take, and two fields of `GICC_CTLR`. All else is where a GICv3 has it: SPIs and enables in the distributor, priority
-//! mask, binary points and active priorities in the registers `ICH_*_EL2`.
+//! interface would take, and two fields of `GICC_CTLR`. All else is where a GICv3 has it: SPIs and
+//! enables in the distributor, priority mask, binary points and active priorities in the registers
+//! `ICH_*_EL2`.
 //!
 //! # Sources of SGIs
 //! An SGI of a GICv2 comes from a CPU, and a vCPU that acknowledges it reads which: the SGI is
@@ -14,11 +15,11 @@
 //!    by.
 //!
 //! # SPIs with several targets
-//! One of the CPUs of `GICD_ITARGETSR<n>` takes the SPI (the 1-N model, IHI 0048, 1.4.2). A CPU that
-//! masks it, or is busy with a more urgent one, does not keep it from the others: each interface
-//! publishes what it would take, in [`Interface::opening`], and
-//! [`delivery::routing`](crate::delivery::routing) routes such SPIs by that, whenever it changes. So
-//! that an access takes bounded time, [`MOST_SHARED`] SPIs are so, and others go to the lowest.
+//! One of the CPUs of `GICD_ITARGETSR<n>` takes the SPI (the 1-N model, IHI 0048, 1.4.2). A CPU
+//! that masks it, or is busy with a more urgent one, does not keep it from the others: each
+//! interface publishes what it would take, in [`Interface::opening`], and
+//! [`delivery::routing`](crate::delivery::routing) routes such SPIs by that, whenever it changes.
+//! So that an access takes bounded time, [`MOST_SHARED`] SPIs are so, and others go to the lowest.
 #![cfg_attr(
     not(test),
     deny(
@@ -132,6 +133,7 @@ impl Gicv2 {
             word.fetch_and(!bit, SeqCst);
             return false;
         }
+
         // Relaxed: a count for a bound.
         let count = |word: &AtomicU64| word.load(Relaxed).count_ones();
         let shared: u32 = self.shared.iter().map(count).sum();
@@ -197,6 +199,7 @@ impl Interface {
         // Relaxed: the fence in `publish` gives the order.
         let opening = self.opening.load(Relaxed);
         let running = (opening >> u32::BITS) as u8;
+
         priority::signals(opening & u64::from(u32::MAX), running, priority, group1)
     }
 
@@ -212,8 +215,8 @@ impl Interface {
 
     /// Returns the vCPUs, a bit each, that SGI `sgi` is pending from.
     pub(crate) fn sources(&self, sgi: usize) -> u8 {
-        // Acquire: pairs with the AcqRel in `add`: after a look at the SGI's state word that shows a
-        // sender's raise, the sender's bit is seen.
+        // Acquire: pairs with the AcqRel in `add`: after a look at the SGI's state word that shows
+        // a sender's raise, the sender's bit is seen.
         self.pending
             .get(sgi)
             .map_or(0, |sources| sources.load(Acquire))

@@ -1,10 +1,9 @@
 //! A GICv2 without Security Extensions and with two groups, from the sentences of IHI 0048. One
 //! step of a guest is one call, and an interrupt is signalled at once.
 //!
-//! Choices that the library makes where IHI 0048 leaves them: an SPI with several targets stays with
-//! its CPU while that one would take it, or else goes to the lowest that would (1.4.2), an SGI is
-//! active once, whatever its sources, five bits of priority and of
-//! preemption.
+//! Choices that the library makes where IHI 0048 leaves them: an SPI with several targets stays
+//! with its CPU while that one would take it, or else goes to the lowest that would (1.4.2), an SGI
+//! is active once, whatever its sources, five bits of priority and of preemption.
 
 use std::collections::BTreeSet;
 
@@ -31,7 +30,8 @@ struct Interrupt {
 }
 
 impl Interrupt {
-    /// 3.2.4: a level-sensitive interrupt is pending while its line is asserted, too.
+    /// Returns true if the interrupt is pending: a level-sensitive one while its line is asserted,
+    /// too (3.2.4).
     fn pending(self) -> bool {
         self.latch || self.sources != 0 || (!self.edge && self.line)
     }
@@ -93,8 +93,8 @@ impl Gicv2 {
         }
     }
 
-    /// 3.3.1: the mask of the group priority. Binary point n of `GICC_BPR` leaves bits 7:n+1, of
-    /// `GICC_ABPR` bits 7:n; with CBPR, `GICC_BPR` is for both groups.
+    /// Returns the mask of the group priority (3.3.1). Binary point n of `GICC_BPR` leaves bits
+    /// 7:n+1, of `GICC_ABPR` bits 7:n; with CBPR, `GICC_BPR` is for both groups.
     fn group_mask(&self, cpu: usize, group1: bool) -> u8 {
         let cpu = &self.cpus[cpu];
         if group1 && cpu.ctlr & CBPR == 0 {
@@ -104,13 +104,14 @@ impl Gicv2 {
         }
     }
 
-    /// 4.4.6.
+    /// Returns `GICC_RPR` (4.4.6).
     pub(crate) fn running(&self, cpu: usize) -> u8 {
         self.cpus[cpu].active.first().map_or(0xff, |first| first.0)
     }
 
-    /// The most urgent pending interrupts of a CPU, of one priority: pending, enabled, targeted at
-    /// the CPU, not active, of a group that the distributor and the CPU interface enable.
+    /// Returns the most urgent pending interrupts of a CPU, of one priority: pending, enabled,
+    /// targeted at the CPU, not active, of a group that the distributor and the CPU interface
+    /// enable.
     pub(crate) fn highest(&self, cpu: usize) -> Vec<u32> {
         let of = |intid: u32| self.look(cpu, intid);
         let candidates = (0..INTIDS).filter(|&intid| {
@@ -126,8 +127,8 @@ impl Gicv2 {
         candidates.into_iter().filter(urgent).collect()
     }
 
-    /// 3.3: whether an interrupt is signalled: more urgent than the mask, and than the running
-    /// priority by its group priority.
+    /// Returns whether an interrupt is signalled (3.3): more urgent than the mask, and than the
+    /// running priority by its group priority.
     fn is_signalled(&self, cpu: usize, intid: u32) -> bool {
         let irq = self.look(cpu, intid);
         let mask = self.group_mask(cpu, irq.group1);
@@ -143,7 +144,7 @@ impl Gicv2 {
             .collect()
     }
 
-    /// The sets of IRQ and FIQ that one of the equally urgent interrupts asserts.
+    /// Returns the sets of IRQ and FIQ that one of the equally urgent interrupts asserts.
     pub(crate) fn lines(&self, cpu: usize) -> Vec<(bool, bool)> {
         let fiq = |intid| !self.look(cpu, intid).group1 && self.cpus[cpu].ctlr & FIQ_EN != 0;
         // Of equally urgent ones, the one that is chosen may be held back by its group's mask.
@@ -182,12 +183,12 @@ impl Gicv2 {
         }
     }
 
-    /// The VM is saved and restored: the choice is not in the state.
+    /// Forgets the choices, which are not in the state of a VM that is saved.
     pub(crate) fn forget(&mut self) {
         self.spis.iter_mut().for_each(|spi| spi.at = None);
     }
 
-    /// What `GICC_IAR` (`group1` false) or `GICC_AIAR` shows of an interrupt: 4.4.4 and 4.4.9.
+    /// Returns the value that `GICC_IAR`, or `GICC_AIAR`, shows of an interrupt (4.4.4 and 4.4.9).
     fn shown(&self, cpu: usize, aliased: bool, intid: u32, source: u32) -> u32 {
         let group1 = self.look(cpu, intid).group1;
         match (aliased, group1) {
@@ -198,12 +199,12 @@ impl Gicv2 {
         }
     }
 
-    /// The values that a read of `GICC_HPPIR` or `GICC_AHPPIR` may have.
+    /// Returns the values that a read of `GICC_HPPIR` or `GICC_AHPPIR` may have.
     pub(crate) fn highest_shown(&self, cpu: usize, aliased: bool) -> Vec<u32> {
         self.values(cpu, aliased, self.highest(cpu))
     }
 
-    /// The values that a read of `GICC_IAR` or `GICC_AIAR` may have.
+    /// Returns the values that a read of `GICC_IAR` or `GICC_AIAR` may have.
     pub(crate) fn acknowledgeable(&self, cpu: usize, aliased: bool) -> Vec<u32> {
         let mut values = self.values(cpu, aliased, self.signalled(cpu));
         if self.signalled(cpu).len() < self.highest(cpu).len() {
@@ -227,7 +228,7 @@ impl Gicv2 {
         values
     }
 
-    /// An acknowledge that has read `value`, one of [`Gicv2::acknowledgeable`].
+    /// Acknowledges an interrupt, by a read of `value`, one of [`Gicv2::acknowledgeable`].
     pub(crate) fn acknowledge(&mut self, cpu: usize, value: u32) {
         let intid = value & 0x3ff;
         if intid >= 1020 {
@@ -242,7 +243,7 @@ impl Gicv2 {
         self.cpus[cpu].active.insert((priority & mask, group1));
     }
 
-    /// 4.4.5 and 4.4.10. Returns false if the write is UNPREDICTABLE by the order of ends.
+    /// Ends an interrupt (4.4.5 and 4.4.10).
     pub(crate) fn end(&mut self, cpu: usize, aliased: bool, intid: u32) {
         if aliased && !self.irq(cpu, intid).group1 {
             return;
@@ -252,14 +253,14 @@ impl Gicv2 {
         }
     }
 
-    /// 4.4.15.
+    /// Deactivates an interrupt (4.4.15).
     pub(crate) fn deactivate(&mut self, cpu: usize, intid: u32) {
         if self.cpus[cpu].ctlr & EOI_MODE != 0 {
             self.irq(cpu, intid).active = false;
         }
     }
 
-    /// 4.3.15: `targets` is a bit for each CPU.
+    /// Sends an SGI to `targets`, a bit for each CPU (4.3.15).
     pub(crate) fn send(&mut self, sender: usize, targets: u8, sgi: u32) {
         for cpu in (0..CPUS).filter(|cpu| targets >> cpu & 1 != 0) {
             self.irq(cpu, sgi).sources |= 1 << sender;
@@ -294,7 +295,7 @@ impl Gicv2 {
         self.irq(cpu, intid).active = on;
     }
 
-    /// An edge-triggered interrupt becomes pending at a rise (3.2.4).
+    /// Sets a line. An edge-triggered interrupt becomes pending at a rise (3.2.4).
     pub(crate) fn set_line(&mut self, cpu: usize, intid: u32, high: bool) {
         let irq = self.irq(cpu, intid);
         irq.latch |= irq.edge && high && !irq.line;
@@ -305,7 +306,7 @@ impl Gicv2 {
         self.irq(0, intid).latch = true;
     }
 
-    /// SGIs stay enabled: 4.3.5 leaves it open.
+    /// Enables or disables an interrupt. SGIs stay enabled: 4.3.5 leaves it open.
     pub(crate) fn set_enabled(&mut self, cpu: usize, intid: u32, on: bool) {
         if intid >= 16 {
             self.irq(cpu, intid).enabled = on;
@@ -344,7 +345,7 @@ impl Gicv2 {
         self.cpus[cpu].abpr = (abpr & 7).max(3);
     }
 
-    /// The words of a CPU's interrupts from `first` on, a bit each: pending, and active.
+    /// Returns the words of a CPU's interrupts from `first` on, a bit each: pending, and active.
     pub(crate) fn words(&self, cpu: usize, first: u32) -> (u32, u32) {
         let word = |bit: &dyn Fn(Interrupt) -> bool| {
             (0..32).fold(0, |word, n| {

@@ -43,7 +43,7 @@ enum Step {
     Save,
 }
 
-/// Interrupts that steps are about: few of each kind.
+/// Returns the interrupts that steps are about: few of each kind.
 fn intids() -> impl Strategy<Value = u32> {
     prop_oneof![0..3_u32, 20..23_u32, 40..52_u32]
 }

@@ -218,6 +218,7 @@ fn generate_sgi<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, sender: &Vcpu, value: u64
         2 => own,
         _ => 0,
     };
+
     let Some(intid) = IntId::sgi(value as u32 & 0xf) else {
         return;
     };

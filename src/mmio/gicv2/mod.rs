@@ -157,6 +157,7 @@ fn write_shared<H: Host>(
     frame: Option<Frame<'_>>,
 ) -> MmioOutcome {
     let aligned = gpa.is_multiple_of(width.bytes());
+
     match frame {
         None => return MmioOutcome::Unclaimed,
         Some(Frame::Distributor(offset)) if aligned => {

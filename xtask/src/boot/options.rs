@@ -133,9 +133,9 @@ impl Options for BootOptions {
             option(
                 "gic",
                 "VERSION",
-                "The GIC of the emulated machine: 3, or 4 for direct injection of MSIs. With 2, the \
-                 guest has a GICv2, on a machine with a GICv3 that has no hardware for it, or with \
-                 --bare the machine; for up to 8 vCPUs, without --cpus and --firmware",
+                "The GIC of the emulated machine: 3, or 4 for direct injection of MSIs. With 2, \
+                 the guest has a GICv2, on a machine with a GICv3 that has no hardware for it, or \
+                 with --bare the machine; for up to 8 vCPUs, without --cpus and --firmware",
             )
             .default_value("3")
             .value_parser(value_parser!(u8).range(2..=4)),
