@@ -33,8 +33,8 @@ const POWER_LEVEL: u32 = 3 << 24;
 const RESERVED: u32 = !(POWER_DOWN | POWER_LEVEL | 0xffff);
 
 /// Handles a PSCI call that a vCPU has made by HVC or SMC.
-// Inlined into both of its callers, the handlers of guests with a GICv3 and with a GICv2: saves 7 of
-// the 134 instructions of a hypercall.
+// Inlined into both of its callers, the handlers of guests with a GICv3 and with a GICv2: saves 7
+// of the 134 instructions of a hypercall.
 #[inline(always)]
 pub(crate) fn handle_call(frame: &mut Frame, vcpu: &Vcpu) -> TrapOutcome {
     let [_, a, b, c, ..] = frame.x;
