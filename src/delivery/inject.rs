@@ -65,11 +65,17 @@ fn msi_slow<H: Host>(
         return Err(InjectError::UnmappedEvent);
     }
 
-    if raised.is_away() {
-        return msi_away(vm, pin, irq, raised);
+    if raised.is_away() && irq.collection().is_none() {
+        // Refused. The pending state of another redistributor stays.
+        if raised.is_for_collection()
+            && let Some(changed) = irq.state().target().and_then(|at| irq.take_pending(at))
+        {
+            queue::follow_up(vm, pin, irq, changed.follow_up);
+        }
+        return Err(InjectError::UnmappedCollection);
     }
 
-    let injected = raised_slow(vm, pin, irq, raised);
+    let injected = raised_lpi(vm, pin, irq, raised);
     if raised.without_target() {
         // As for the INT command, no pending state is kept for a collection that is not mapped,
         // except the one from before.
@@ -83,32 +89,9 @@ fn msi_slow<H: Host>(
     Ok(injected)
 }
 
-/// Does the rest of an MSI whose LPI was routed away from its collection's vCPU.
-#[cold]
-#[inline(never)]
-fn msi_away<H: Host>(
-    vm: &Vm<H>,
-    pin: &CpuPin<'_>,
-    irq: &Irq,
-    raised: Raised,
-) -> Result<Injected, InjectError> {
-    if irq.collection().is_some() {
-        return Ok(raised_lpi(vm, pin, irq, raised));
-    }
-
-    // Refused. The pending state of another redistributor stays.
-    if raised.is_for_collection()
-        && let Some(changed) = irq.state().target().and_then(|at| irq.take_pending(at))
-    {
-        queue::follow_up(vm, pin, irq, changed.follow_up);
-    }
-    Err(InjectError::UnmappedCollection)
-}
-
 /// Counts a raise of an LPI by an MSI or a command, and does its follow-up. An LPI that is not
 /// pending on the vCPU where `MOVALL` has moved it becomes pending on its collection's. Case
 /// `its.movall_and_the_next`.
-#[inline]
 pub(crate) fn raised_lpi<H: Host>(
     vm: &Vm<H>,
     pin: &CpuPin<'_>,

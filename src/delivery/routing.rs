@@ -162,7 +162,9 @@ pub(crate) fn retarget_lpi<H: Host>(
 ) {
     irq.set_collection(collection);
     let _ = retarget_by(vm, pin, irq, |state| {
-        if state.is_away() && stays_away(vm, state, collection) {
+        let is_there = || state.target().is_some_and(|at| vm.vcpu(at).is_some());
+        let is_elsewhere = state.is_away() && state.target() != collection;
+        if is_elsewhere && state.shows_pending() && is_there() {
             state
         } else {
             state.at_home(collection)
@@ -170,18 +172,8 @@ pub(crate) fn retarget_lpi<H: Host>(
     });
 }
 
-/// Returns true if the pending state of an LPI is that of another vCPU than its collection's.
-#[cold]
-#[inline(never)]
-fn stays_away<H: Host>(vm: &Vm<H>, state: State, collection: Option<VcpuId>) -> bool {
-    let is_there = || state.target().is_some_and(|at| vm.vcpu(at).is_some());
-    state.target() != collection && state.shows_pending() && is_there()
-}
-
 /// Routes an LPI to the vCPU that its collection is mapped to, if another redistributor has had the
 /// pending state last: a new MSI is for the collection's.
-#[cold]
-#[inline(never)]
 pub(crate) fn bring_home<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
     let mut collection = irq.collection();
     let mut routed = false;
