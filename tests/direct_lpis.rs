@@ -291,8 +291,8 @@ fn a_vcpu_that_is_removed_takes_its_pending_lpis_along() {
     machine.finish();
 }
 
-/// Writes SPIs as a function does whose MSI-X vectors Linux has programmed (irq-gic-v3-mbi): each
-/// is an SPI, edge-triggered.
+/// Writes SPIs as a function does whose MSI-X vectors Linux has programmed (irq-gic-v3-mbi): each is
+/// an SPI, edge-triggered.
 #[test]
 fn a_device_raises_an_spi_by_a_message() {
     let machine = Machine::bare(2);

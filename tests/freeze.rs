@@ -311,7 +311,7 @@ fn a_late_interrupt_that_cannot_be_is_refused() {
     }
     assert_eq!(inject(of(20, None)), unknown);
     assert_eq!(inject(of(40, Some(0))), unknown);
-    assert_eq!(inject(of(0x1_0000, Some(0))), unknown);
+    assert_eq!(inject(of(8192, Some(0))), unknown);
     assert_eq!(inject(of(20, Some(2))), Err(InjectError::UnknownVcpu));
     assert_eq!(inject(of(9000, None)), Ok(()), "unmapped since");
 

@@ -336,13 +336,15 @@ fn sgis_respect_group_enable_and_coalesce() {
     machine.sysreg(0, SysReg::Sgi1r, one);
     assert_eq!(machine.serve(1), [4], "twice is once");
 
-    // SGI0R and ASGI1R generate Group 0 SGIs only, and SGI1R those of either group.
+    // SGI0R and ASGI1R generate Group 0 SGIs only, SGI1R Group 1 SGIs only.
     machine.sysreg(0, SysReg::Sgi0r, one);
     machine.sysreg(0, SysReg::Asgi1r, one);
     assert_eq!(machine.serve(1), []);
 
     machine.write(1, machine.gicr(1) + SGI_BASE + 0x80, !(1 << 4));
-    for register in [SysReg::Sgi0r, SysReg::Asgi1r, SysReg::Sgi1r] {
+    machine.sysreg(0, SysReg::Sgi1r, one);
+    assert_eq!(machine.read(0, machine.gicr(1) + ISPENDR0), 0);
+    for register in [SysReg::Sgi0r, SysReg::Asgi1r] {
         machine.sysreg(0, register, one);
         machine.enter(1);
         machine.guest(1).write_igrpen0(true);

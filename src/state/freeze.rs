@@ -174,7 +174,7 @@ pub(crate) fn inject_late<H: Host>(
             // Unmapped by the guest since.
             None => return Ok(()),
         },
-        (Kind::Lpi, Some(vcpu)) if intid.raw() < vm.config.lpi_end() => {
+        (Kind::Lpi, Some(vcpu)) => {
             let vcpu = vm.vcpu(VcpuId(vcpu)).ok_or(InjectError::UnknownVcpu)?;
             if late.flags & flags::LATCH != 0 {
                 let _ = lpi_lifetime::hold(vm, pin, intid, vcpu);

@@ -444,7 +444,7 @@ impl<'s, C: Choices> Actor<'s, C> {
                         part.set_device(ItsId(0), DeviceId(n as u32), true);
                     }
                 }
-                set_up(&vm, pin, PENDING);
+                set_up(&vm, pin);
             });
         }
         self.shared
@@ -624,7 +624,7 @@ impl<'s, C: Choices> Actor<'s, C> {
     /// Does the set-up of a guest.
     fn set_up(&mut self, pins: &Pins<'_, '_>) {
         let Some(vm) = self.vm() else { return };
-        self.with_pin(pins, |_, _, pin| set_up(&vm, pin, PENDING));
+        self.with_pin(pins, |_, _, pin| set_up(&vm, pin));
     }
 
     // --- running vCPUs ---------------------------------------------------------------------------
@@ -943,7 +943,7 @@ fn gicv2(config: Config) -> Config {
 }
 
 /// Enables everything, as a guest does.
-fn set_up(vm: &Vm, pin: &CpuPin<'_>, pending_table: u64) {
+fn set_up(vm: &Vm, pin: &CpuPin<'_>) {
     let write = |gpa, value| ignore(vm.mmio_write(pin, gpa, Width::Word, value));
     let write_double = |gpa, value| ignore(vm.mmio_write(pin, gpa, Width::Double, value));
     write(GICD, 0x12);
@@ -963,7 +963,7 @@ fn set_up(vm: &Vm, pin: &CpuPin<'_>, pending_table: u64) {
         write(gicr + 0x1_0084, u64::from(u32::MAX));
         write(gicr + 0x1_0104, u64::from(u32::MAX));
         write_double(gicr + 0x70, PROPERTIES | 15);
-        write_double(gicr + 0x78, pending_table);
+        write_double(gicr + 0x78, PENDING);
         write(gicr, 1);
     }
 
@@ -980,8 +980,7 @@ fn set_up(vm: &Vm, pin: &CpuPin<'_>, pending_table: u64) {
 fn work(domain: &Domain, cpu: &Cpu<SoftwareInterface>) {
     let vm = Vgic::new(domain, config(1, 1), Guest::default()).unwrap();
     let vcpu = VcpuId::new(0).unwrap();
-    // All zeros, by PTZ.
-    set_up(&vm, &cpu.pin(), 1 << 62 | PENDING);
+    set_up(&vm, &cpu.pin());
     while vm.has_deferred() {
         vm.advance(&cpu.pin()).unwrap();
     }

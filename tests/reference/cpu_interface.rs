@@ -217,9 +217,8 @@ impl Gic {
     }
 
     /// Applies PE `pe`'s write of `value` to `ICC_SGI1R_EL1` (`group1`) or `ICC_SGI0R_EL1`
-    /// (12.2.19). With one security state the former generates SGIs of either group ("Forwarding
-    /// an SGI to a target PE"). Returns the number of PEs reached, and of PEs with the SGI in the
-    /// other group.
+    /// (12.2.19). With one security state the former generates SGIs of either group ("Forwarding an
+    /// SGI to a target PE"). Returns the number of PEs reached, and of PEs with the SGI in the other group.
     pub fn send_sgi(&mut self, pe: usize, value: u64, group1: bool) -> (usize, usize) {
         let (mut reached, mut deaf) = (0, 0);
 

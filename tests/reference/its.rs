@@ -130,7 +130,7 @@ impl Its {
                 } else {
                     self.collections.remove(&icid);
                 }
-                // A pending LPI stays with its redistributor: `MOVALL` moves it.
+                // What is pending stays with its redistributor: `MOVALL` moves it.
                 let at = self.collection(icid);
                 self.of_collection(icid)
                     .into_iter()

@@ -171,8 +171,8 @@ impl Lpis {
     /// Enables the LPIs of PE `pe`: the configuration is read, and the pending table unless
     /// `GICR_PENDBASER.PTZ` says that it `is_zero`.
     ///
-    /// Each redistributor has a pending table of its own (5.1.2) and knows no mapping: an LPI in
-    /// the table becomes pending there.
+    /// Each redistributor has a pending table of its own (5.1.2) and knows no mapping: an LPI in the
+    /// table becomes pending there.
     pub fn enable(&mut self, pe: usize, is_zero: bool) {
         let all: Vec<u32> = self.mapped.keys().copied().collect();
         all.into_iter().for_each(|intid| self.invalidate(intid));

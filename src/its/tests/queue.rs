@@ -214,12 +214,12 @@ fn mapc_movall_and_mapd_of_10_000_lpis_take_slices() {
             assert_eq!(guest.msi(10 + device, event), Ok(Injected::Pending));
         }
     }
+    in_slices(&guest, movall(0, 1));
+    assert!((8192..8192 + MANY).all(|intid| guest.place(intid) == (Some(1), true, Some(1))));
+
     in_slices(&guest, mapc(0, Some(2)));
     assert!((8192..8192 + MANY).all(|intid| guest.place(intid) == (Some(2), true, Some(2))));
     assert_eq!(guest.notices().len(), MANY as usize);
-
-    in_slices(&guest, movall(2, 1));
-    assert!((8192..8192 + MANY).all(|intid| guest.place(intid) == (Some(1), true, Some(1))));
 
     let polls = guest.run(&[mapd(10, None)]);
     assert!(polls >= 2500 * EVENT_STEPS / SLICE, "{polls} polls");

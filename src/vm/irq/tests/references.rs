@@ -44,8 +44,7 @@ fn hold() {
             Some((false, Recall(V0)));
         "held, and in a list register here, perhaps taken":
             [ENABLED GROUP1 LINE MESSAGE IN_LR LR_PENDING LR_LATCH on: V1 to: V1 refs: 2]
-            => [PENDING ENABLED GROUP1 LINE MESSAGE IN_LR LR_PENDING LR_LATCH on: V1 to: V1
-                refs: 2],
+            => [PENDING ENABLED GROUP1 LINE MESSAGE IN_LR LR_PENDING LR_LATCH on: V1 to: V1 refs: 2],
             Some((false, Reraised(V1)));
         "unmapped, but still on a list":
             [ENABLED GROUP1 UNMAPPED on: V0 refs: 1]
@@ -62,8 +61,7 @@ fn release_held() {
     // `LINE` is HELD, and `MESSAGE` is AWAY.
     table! { LPI, |irq: &Irq| irq.release_held(|state| state.target() == Some(V1)).map(ended);
         "pending, in nobody's list":
-            [PENDING GROUP1 LINE MESSAGE to: V1 refs: 1]
-            => [GROUP1 UNMAPPED MESSAGE to: V1 refs: 0],
+            [PENDING GROUP1 LINE MESSAGE to: V1 refs: 1] => [GROUP1 UNMAPPED MESSAGE to: V1 refs: 0],
             Some((LAST, Nothing));
         "waits: the list puts the last reference":
             [PENDING ENABLED GROUP1 LINE MESSAGE on: V1 to: V1 refs: 2]

@@ -461,13 +461,10 @@ const FOLDING: &[Transition] = &[
     }),
 ];
 
-/// Bits and fields of an LPI's mapping, and of its redistributor's reference.
-const MAPS: u64 = UNMAPPED | PENDING | TARGET | REFS | HELD | AWAY;
-
 #[rustfmt::skip]
 const REFERENCES: &[Transition] = &[
-    transition("map", lpi, MAPS, |irq| mapped(irq.map(Some(V1)))),
-    transition("hold", lpi, MAPS, |irq| held(irq.hold(V1))),
+    transition("map", lpi, UNMAPPED | PENDING | TARGET | REFS | HELD | AWAY, |irq| mapped(irq.map(Some(V1)))),
+    transition("hold", lpi, UNMAPPED | PENDING | TARGET | REFS | HELD | AWAY, |irq| held(irq.hold(V1))),
     transition("unmap", mapping, UNMAPPED | PENDING | CANCEL_P | REFS, |irq| put(irq, Irq::unmap)),
     transition("put", owner, UNMAPPED | PENDING | CANCEL_P | REFS, |irq| put(irq, Irq::put)),
 ];
