@@ -17,10 +17,6 @@ pub const DISTRIBUTOR_SIZE: u64 = 0x1_0000;
 pub const REDISTRIBUTOR_STRIDE: u64 = 0x2_0000;
 /// Size of an ITS's frames (control and translation) in bytes.
 pub const ITS_SIZE: u64 = 0x2_0000;
-/// Offset of `GICD_SETSPI_NSR` from the distributor's base.
-pub(crate) const SETSPI_NSR: u64 = 0x0040;
-/// Offset of `GICR_SETLPIR` from a redistributor's base.
-pub(crate) const SETLPIR: u64 = 0x0040;
 /// Offset of `GITS_TRANSLATER` from an ITS's base.
 pub const GITS_TRANSLATER: u64 = 0x1_0040;
 /// Size of a GICv2's distributor frame in bytes.
@@ -174,7 +170,7 @@ pub struct Config {
     pub redistributors: Vec<RedistributorRegion>,
     /// The ITSes, at most 16; none if `lpis` is 0.
     pub its: Vec<ItsConfig>,
-    /// Number of LPIs, from INTID 8192 up; also the quota of LPIs mapped or pending at once.
+    /// Number of LPIs, from INTID 8192 up; also the quota of LPIs mapped at once.
     ///
     /// * 0: no LPIs.
     /// * [`LPIS_OF_16_BITS`]: all LPIs of 16 bits of INTID. `GICD_TYPER.num_LPIs` is 0: `IDbits`
@@ -184,9 +180,6 @@ pub struct Config {
     ///   ([`EntryError::IntidBits`](crate::EntryError::IntidBits)), and Linux, which uses no more
     ///   than 16 bits, warns at boot that `num_LPIs` is too large.
     pub lpis: u32,
-    /// `GICR_TYPER.DirectLPI`: devices and the guest make LPIs pending by `GICR_SETLPIR`. For a VM
-    /// with LPIs and no ITS: with one, the register is IMPLEMENTATION DEFINED (IHI 0069, 12.11).
-    pub direct_lpis: bool,
     /// `GICD_TYPER2.nASSGIcap`: the guest may ask for SGIs without an active state
     /// (`GICD_CTLR.nASSGIreq`), which a GICv4.1 with virtual SGIs delivers directly. On another
     /// machine such a guest's SGIs go through list registers, and have an active state.
@@ -219,7 +212,6 @@ impl Config {
             redistributors: board_regions(count),
             its: Vec::new(),
             lpis: 0,
-            direct_lpis: false,
             nassgi_cap: false,
             maintenance: IntId::ppi(25).expect("25 is a PPI"),
             gicv2: None,
@@ -257,14 +249,6 @@ impl Config {
     pub fn with_its(mut self, base: u64) -> Self {
         self.lpis = LPIS_OF_16_BITS;
         self.its.push(ItsConfig::at(base));
-        self
-    }
-
-    /// Gives a VM without an ITS [`LPIS_OF_16_BITS`] LPIs, made pending by `GICR_SETLPIR`.
-    #[must_use]
-    pub fn with_direct_lpis(mut self) -> Self {
-        self.lpis = LPIS_OF_16_BITS;
-        self.direct_lpis = true;
         self
     }
 
@@ -332,20 +316,6 @@ impl Config {
             .chain(self.its.iter().map(|its| (its.base, ITS_SIZE)))
     }
 
-    /// Returns the address of `GICD_SETSPI_NSR` (IHI 0069, 12.9), for a device's write of an SPI.
-    #[must_use]
-    pub const fn message_address(&self) -> u64 {
-        self.distributor.saturating_add(SETSPI_NSR)
-    }
-
-    /// Returns the address of a vCPU's `GICR_SETLPIR` (IHI 0069, 12.11), for a device's write of an
-    /// LPI if [`Config::direct_lpis`] is set, or `None` if the regions have no room for the vCPU.
-    #[must_use]
-    pub fn lpi_address(&self, vcpu: VcpuId) -> Option<u64> {
-        let base = self.redistributor_base(vcpu);
-        base.map(|base| base.saturating_add(SETLPIR))
-    }
-
     /// Returns the guest-physical address of a vCPU's redistributor: the `RD_base` frame, with the
     /// `SGI_base` frame 64 KiB above (IHI 0069, 12.10). Returns `None` if the regions have no room
     /// for the vCPU.
@@ -402,10 +372,6 @@ impl Config {
 
         if self.lpis == 0 && !self.its.is_empty() {
             return Err(ConfigError::ItsWithoutLpis);
-        }
-
-        if self.direct_lpis && (self.lpis == 0 || !self.its.is_empty()) {
-            return Err(ConfigError::DirectLpis);
         }
 
         if self.its.len() > 16 {

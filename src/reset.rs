@@ -8,7 +8,7 @@ use crate::epoch::CpuPin;
 use crate::error::TeardownError;
 use crate::host::Host;
 use crate::its::walks;
-use crate::teardown::{claim, empty_list, end_deferred, release_redistributors};
+use crate::teardown::{claim, empty_list, end_deferred};
 use crate::vm::Vm;
 use crate::vm::ich_shadow::IchShadow;
 use crate::vm::its::CTLR_ENABLED;
@@ -50,7 +50,6 @@ pub(crate) fn clear<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
         walks::unmap_all(vm, pin, its);
         its.reset(pin);
     }
-    release_redistributors(vm, pin);
 
     // Most interrupts of a large VM are not in use.
     let used = || vm.wired().filter(|irq| change::needs_reset(irq));
@@ -77,6 +76,7 @@ pub(crate) fn clear<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
     }
 
     for vcpu in vm.vcpus.iter().filter(|vcpu| vcpu.is_present()) {
+        vcpu.redistributor.reset();
         // SAFETY: the vCPU is claimed: no CPU has it, or gets it before the loop below.
         unsafe { vcpu.replace_shadow(IchShadow::after_reset()) };
     }

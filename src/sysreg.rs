@@ -43,8 +43,7 @@ use crate::vm::vcpu::Vcpu;
 pub enum SysReg {
     /// `ICC_SGI0R_EL1`, write-only: generation of Group 0 SGIs.
     Sgi0r,
-    /// `ICC_SGI1R_EL1`, write-only: generation of SGIs of either group, as the target has the SGI
-    /// configured. Only with two security states are SGIs of Group 0 protected.
+    /// `ICC_SGI1R_EL1`, write-only: generation of Group 1 SGIs.
     Sgi1r,
     /// `ICC_ASGI1R_EL1`, write-only: generation of SGIs of the other security state. With one
     /// security state, of Group 0 SGIs.

@@ -12,8 +12,7 @@ use crate::error::TeardownError;
 use crate::host::Host;
 use crate::intid::Kind;
 use crate::its::walks;
-use crate::sync::Ordering::SeqCst;
-use crate::sync::{Mutant, fence, mutant};
+use crate::sync::{Mutant, mutant};
 use crate::vm::Vm;
 use crate::vm::ap_list::Classes;
 use crate::vm::irq::{ACTIVE, ENABLED, Irq};
@@ -134,7 +133,6 @@ fn dismantle<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> TeardownReport {
         its.set_control(CTLR_ENABLED, false);
         walks::unmap_all(vm, pin, its);
     }
-    release_redistributors(vm, pin);
 
     direct::vpe::free_all(vm, pin);
 
@@ -164,17 +162,6 @@ fn dismantle<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> TeardownReport {
     }
 
     report
-}
-
-/// Resets every redistributor, and takes the LPIs from it that no event is mapped to.
-pub(crate) fn release_redistributors<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
-    for vcpu in &vm.vcpus {
-        vcpu.redistributor.reset();
-    }
-    // SeqCst: pairs with the fence in `lpi_lifetime::hold`: a write of `GICR_SETLPIR` finds
-    // EnableLPIs clear, or the walk finds the LPI.
-    fence(SeqCst);
-    lpi_lifetime::release_all_held(vm, pin, None);
 }
 
 /// Ends the deferred work that the guest has started, and waits for the slices in progress on other

@@ -1,10 +1,10 @@
 //! Trace points and counters.
 //!
 //! A VM has a reference to each of its SPIs, PPIs and SGIs. Every other reference to an interrupt
-//! has one of four owners: an ITS *mapping*, a *redistributor*, an ap_*list*, or a *migration*
-//! between two ap_lists. Each of the four has separate trace points and counters. `vm::irq` has the
-//! transitions for gets and puts of references. A lookup takes no reference. After the teardown of
-//! a VM, the gets and puts of each of the four are equal.
+//! has one of three owners: an ITS *mapping*, an ap_*list*, or a *migration* between two ap_lists.
+//! Each of the three has separate trace points and counters. `vm::irq` has the transitions for gets
+//! and puts of references. A lookup takes no reference. After the teardown of a VM, the gets and
+//! puts of each of the three are equal.
 
 use core::ops::Index;
 
@@ -21,11 +21,6 @@ pub enum TracePoint {
     /// Put of an LPI by an ITS mapping: `DISCARD`, `MAPD`, `MAPTI` of another LPI, teardown,
     /// reset.
     MappingPut(IntId),
-    /// Get of an LPI by a redistributor, which has the pending state of an LPI that no event is
-    /// mapped to: pending table, `GICR_SETLPIR`.
-    RedistributorGet(IntId),
-    /// Put of an LPI by a redistributor, or hand-over to a mapping.
-    RedistributorPut(IntId),
     /// Get by a migration: the migrating CPU takes over the old ap_list's reference.
     MigrationGet(IntId),
     /// Put by a migration, after the new ap_list has taken a reference.
@@ -116,10 +111,6 @@ counters! {
     mapping_gets,
     /// References put by ITS mappings.
     mapping_puts,
-    /// References taken by redistributors, for LPIs that no event is mapped to.
-    redistributor_gets,
-    /// References put, or handed to a mapping, by redistributors.
-    redistributor_puts,
     /// References taken over from ap_lists by migrations.
     migration_gets,
     /// References put by migrations.

@@ -62,10 +62,6 @@ impl Shape {
                 (config.spis, config.lpis) = (0, 0);
                 (config.extended_spis, config.extended_ppis) = (64, 32);
                 config.its.clear();
-                // LPIs by `GICR_SETLPIR` alone.
-                if number & 4 != 0 {
-                    (config.lpis, config.direct_lpis) = (256, true);
-                }
             }
             _ => {}
         }

@@ -691,13 +691,6 @@ impl Machine {
 
     // --- counters --------------------------------------------------------------------------------
 
-    /// Returns the number of LPIs that redistributors hold.
-    #[must_use]
-    pub fn held(&self) -> u64 {
-        let totals = self.domain.totals();
-        totals.redistributor_gets - totals.redistributor_puts
-    }
-
     /// Returns the number of references held by the lists.
     #[must_use]
     pub fn listed(&self) -> u64 {
@@ -738,7 +731,6 @@ impl Machine {
         let end = self.domain.totals();
         assert_eq!(end.list_gets, end.list_puts, "references of lists");
         assert_eq!(end.mapping_gets, end.mapping_puts, "mappings");
-        assert_eq!(end.redistributor_gets, end.redistributor_puts, "held");
         assert_eq!(end.migration_gets, end.migration_puts, "migrations");
 
         for kind in Kind::ALL.map(|kind| kind as usize) {

@@ -29,8 +29,6 @@ pub enum ConfigError {
     LpiCount(u32),
     /// An ITS in a VM without LPIs.
     ItsWithoutLpis,
-    /// `direct_lpis` in a VM without LPIs, or with an ITS.
-    DirectLpis,
     /// More than 16 ITSes.
     ItsCount(usize),
     /// An ITS with a field out of range.
@@ -81,7 +79,6 @@ impl core::fmt::Display for ConfigError {
                 )
             }
             Self::ItsWithoutLpis => write!(f, "an ITS needs LPIs: `lpis` is 0"),
-            Self::DirectLpis => write!(f, "direct LPIs need LPIs, and no ITS"),
             Self::ItsCount(n) => write!(f, "{n} ITSes; at most 16 are supported"),
             Self::Its(id) => write!(f, "ITS {}: bits or collections out of range", id.0),
             Self::Maintenance(id) => {

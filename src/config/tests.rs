@@ -117,7 +117,7 @@ fn defaults_are_valid_and_each_mistake_has_its_error() {
         ..config(4)
     };
     assert_eq!(extended.validate(), Ok(()));
-    let cases: [(Spoil, ConfigError); 34] = [
+    let cases: [(Spoil, ConfigError); 33] = [
         (|c| c.vcpus.clear(), ConfigError::VcpuCount(0)),
         (|c| c.max_vcpus = 3, ConfigError::MaxVcpus(3)),
         (|c| c.max_vcpus = 4096, ConfigError::MaxVcpus(4096)),
@@ -149,7 +149,6 @@ fn defaults_are_valid_and_each_mistake_has_its_error() {
         (|c| c.lpis = 57_343, ConfigError::LpiCount(57_343)),
         (|c| c.lpis = u32::MAX, ConfigError::LpiCount(u32::MAX)),
         (|c| c.lpis = 0, ConfigError::ItsWithoutLpis),
-        (|c| c.direct_lpis = true, ConfigError::DirectLpis),
         (
             |c| c.its = alloc::vec![c.its[0]; 17],
             ConfigError::ItsCount(17),

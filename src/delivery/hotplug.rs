@@ -20,7 +20,7 @@
 //!    collection: an LPI keeps its pending state. Until then, LPIs may still be on the list.
 
 use crate::config::ConfigError;
-use crate::delivery::{change, lpi_lifetime, physical, report, routing};
+use crate::delivery::{change, physical, report, routing};
 use crate::direct;
 use crate::epoch::CpuPin;
 use crate::error::RemoveError;
@@ -177,8 +177,4 @@ fn unmap_collections<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, id: VcpuId) {
             vm.deferred.add(1 << its.id.0);
         }
     }
-
-    // The fence of the caller pairs with the one in `lpi_lifetime::hold`. No `MOVALL` finds the
-    // vCPU any more.
-    lpi_lifetime::release_all_held(vm, pin, Some(id));
 }

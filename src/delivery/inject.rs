@@ -1,6 +1,6 @@
 //! Injection: raising an interrupt and its follow-up, and the translation of MSIs.
 
-use crate::delivery::{queue, routing};
+use crate::delivery::queue;
 use crate::epoch::CpuPin;
 use crate::error::InjectError;
 use crate::host::Host;
@@ -65,17 +65,7 @@ fn msi_slow<H: Host>(
         return Err(InjectError::UnmappedEvent);
     }
 
-    if raised.is_away() && irq.collection().is_none() {
-        // Refused. The pending state of another redistributor stays.
-        if raised.is_for_collection()
-            && let Some(changed) = irq.state().target().and_then(|at| irq.take_pending(at))
-        {
-            queue::follow_up(vm, pin, irq, changed.follow_up);
-        }
-        return Err(InjectError::UnmappedCollection);
-    }
-
-    let injected = raised_lpi(vm, pin, irq, raised);
+    let injected = raised_slow(vm, pin, irq, raised);
     if raised.without_target() {
         // As for the INT command, no pending state is kept for a collection that is not mapped,
         // except the one from before.
@@ -87,21 +77,6 @@ fn msi_slow<H: Host>(
     }
 
     Ok(injected)
-}
-
-/// Counts a raise of an LPI by an MSI or a command, and does its follow-up. An LPI that is not
-/// pending on the vCPU where `MOVALL` has moved it becomes pending on its collection's. Case
-/// `its.movall_and_the_next`.
-pub(crate) fn raised_lpi<H: Host>(
-    vm: &Vm<H>,
-    pin: &CpuPin<'_>,
-    irq: &Irq,
-    raised: Raised,
-) -> Injected {
-    if raised.is_for_collection() {
-        routing::bring_home(vm, pin, irq);
-    }
-    self::raised(vm, pin, irq, raised)
 }
 
 /// Counts a raise of `irq` and does its follow-up.

@@ -9,21 +9,18 @@
 // UNSAFETY: hands LPIs to the table and to the epoch by raw pointer.
 
 use alloc::boxed::Box;
-use core::cell::Cell;
 use core::ptr::NonNull;
 
-use crate::delivery::{count, lpi_tables, queue, routing};
+use crate::delivery::{count, queue};
 use crate::epoch::{CpuPin, Garbage};
 use crate::host::Host;
-use crate::intid::{IntId, Kind, VcpuId};
+use crate::intid::{IntId, VcpuId};
 use crate::radix::Radix;
-use crate::sync::Ordering::SeqCst;
-use crate::sync::{Mutant, fence, mutant};
+use crate::sync::{Mutant, mutant};
 use crate::trace::TracePoint;
 use crate::vm::Vm;
 use crate::vm::deferred::DEFERRED_FREE;
-use crate::vm::irq::{AWAY, Block, Changed, ENABLED, GROUP1, HELD, Irq, PENDING, PutResult, State};
-use crate::vm::vcpu::Vcpu;
+use crate::vm::irq::{Block, Changed, ENABLED, GROUP1, Irq, PENDING, PutResult, State};
 
 /// LPIs to free per slice.
 const SLICE: usize = 64;
@@ -39,117 +36,6 @@ pub(crate) fn map<'g, H: Host>(
     intid: IntId,
     target: Option<VcpuId>,
 ) -> Option<&'g Irq> {
-    let revive = |irq: &Irq| {
-        let mapped = irq.map(target)?;
-        if mapped.was_held {
-            trace_redistributor_put(vm, pin, irq);
-        }
-        trace_mapping_get(vm, pin, irq);
-        queue::follow_up(vm, pin, irq, mapped.follow_up);
-        Some(())
-    };
-    let made = |irq: &Irq| trace_mapping_get(vm, pin, irq);
-    let irq = find_or_make(vm, pin, intid, revive, || (GROUP1, target), made)?;
-    Some(irq)
-}
-
-/// Makes an LPI pending on the redistributor of `owner`, as its pending table or `GICR_SETLPIR`
-/// says, whatever the LPI is mapped to (IHI 0069, 5.1.2). An LPI that is pending on any vCPU is
-/// not made pending twice. May allocate, at most once for each LPI of the VM: the redistributor
-/// keeps an LPI that no event is mapped to.
-///
-/// Returns true if the LPI was not pending. Does nothing for an INTID outside the VM's LPIs.
-pub(crate) fn hold<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, intid: IntId, owner: &Vcpu) -> bool {
-    let is_new = Cell::new(true);
-    let revive = |irq: &Irq| {
-        let held = irq.hold(owner.id)?;
-        if held.took {
-            trace_redistributor_get(vm, pin, irq);
-            let _ = lpi_tables::load_config(vm, pin, irq);
-        }
-        if held.coalesced {
-            let counters = pin.counters();
-            counters.injections[Kind::Lpi].add(1);
-            counters.coalesced[Kind::Lpi].add(1);
-            is_new.set(false);
-        }
-        queue::complete(vm, pin, irq, held.changed);
-        Some(())
-    };
-    let made = |irq: &Irq| {
-        trace_redistributor_get(vm, pin, irq);
-        queue::complete(vm, pin, irq, Changed::of_new(irq.state()));
-        let _ = lpi_tables::load_config(vm, pin, irq);
-    };
-    let new = || (GROUP1 | PENDING | HELD | AWAY, Some(owner.id));
-    let found = find_or_make(vm, pin, intid, revive, new, made);
-
-    // SeqCst: pairs with the fence in `hotplug`: the CPU that removes the vCPU finds the LPI, or
-    // this CPU finds the vCPU gone.
-    fence(SeqCst);
-    if let Some(irq) = found
-        && !owner.is_present()
-        && !mutant(Mutant::HeldByTheRemoved)
-    {
-        leave(vm, pin, irq, owner.id);
-    }
-    found.is_some() && is_new.get()
-}
-
-/// Takes an LPI from the redistributor of a vCPU that has been removed.
-fn leave<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, removed: VcpuId) {
-    let is_there = |state: State| state.target() == Some(removed);
-    release_held(vm, pin, irq, is_there);
-    if irq.state().is_away() && is_there(irq.state()) {
-        routing::bring_home(vm, pin, irq);
-    }
-}
-
-/// Takes an LPI that is not mapped from the redistributor of `vcpu`, with the pending state.
-#[cold]
-pub(crate) fn drop_held<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, intid: IntId, vcpu: VcpuId) {
-    if let Some(irq) = vm.lpi(pin, intid) {
-        release_held(vm, pin, irq, |state| state.target() == Some(vcpu));
-    }
-}
-
-/// Ends the references of the redistributors of all vCPUs, or of a `removed` one. Unbounded: steps
-/// for each LPI. May allocate.
-pub(crate) fn release_all_held<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, removed: Option<VcpuId>) {
-    let mut from = 0;
-    while let Some((key, irq)) = vm.lpis.next(from, pin.guard()) {
-        from = key.saturating_add(1);
-        let is_meant = |state: State| removed.is_none() || state.target() == removed;
-        release_held(vm, pin, irq, is_meant);
-    }
-}
-
-/// Ends a redistributor's reference to an LPI, if there is one and the state `is_meant`.
-fn release_held<H: Host>(
-    vm: &Vm<H>,
-    pin: &CpuPin<'_>,
-    irq: &Irq,
-    is_meant: impl Fn(State) -> bool,
-) {
-    if let Some(put) = irq.release_held(is_meant) {
-        trace_redistributor_put(vm, pin, irq);
-        if complete_put(vm, pin, irq, put) {
-            free(vm, pin, irq);
-        }
-    }
-}
-
-/// Finds the LPI of an INTID and lets `revive` take a reference, or makes an LPI of the flags and
-/// the target of `new` and calls `made`. Returns `None` for an INTID outside the VM's LPIs, or if
-/// `revive` refuses an LPI with references. May allocate.
-fn find_or_make<'g, H: Host>(
-    vm: &Vm<H>,
-    pin: &'g CpuPin<'_>,
-    intid: IntId,
-    revive: impl Fn(&Irq) -> Option<()>,
-    new: impl Fn() -> (u64, Option<VcpuId>),
-    made: impl Fn(&Irq),
-) -> Option<&'g Irq> {
     let key = intid.raw().checked_sub(IntId::FIRST_LPI)?;
     if intid.raw() >= vm.config.lpi_end() {
         return None;
@@ -162,7 +48,9 @@ fn find_or_make<'g, H: Host>(
         if let Some(irq) = found {
             // SAFETY: the pin's guard keeps the LPI allocated for `'g`.
             let irq: &'g Irq = unsafe { &*core::ptr::from_ref(irq) };
-            if revive(irq).is_some() {
+            if let Some(follow_up) = irq.map(target) {
+                trace_mapping_get(vm, pin, irq);
+                queue::follow_up(vm, pin, irq, follow_up);
                 return Some(irq);
             }
             if irq.state().refs() != 0 {
@@ -170,29 +58,28 @@ fn find_or_make<'g, H: Host>(
             }
         }
 
-        let irq = fresh.take().unwrap_or_else(|| {
-            let (flags, target) = new();
-            Box::new(Irq::new(intid, flags, target))
-        });
-        let irq = NonNull::from(Box::leak(irq));
+        let new = fresh
+            .take()
+            .unwrap_or_else(|| Box::new(Irq::new(intid, GROUP1, target)));
+        let new = NonNull::from(Box::leak(new));
         // SAFETY: the LPI is freed only by `free`, through the epoch, after removal from the table.
         let published = unsafe {
             match found {
-                None => vm.lpis.insert(key, irq, pin.guard(), &vm.garbage),
-                Some(dying) => vm.lpis.replace(key, dying, irq, pin.guard()),
+                None => vm.lpis.insert(key, new, pin.guard(), &vm.garbage),
+                Some(dying) => vm.lpis.replace(key, dying, new, pin.guard()),
             }
         };
 
         if published {
-            // SAFETY: the reference that is counted by `Irq::new`, and the pin's guard, keep the
+            // SAFETY: the mapping's reference, counted by `Irq::new`, and the pin's guard keep the
             // LPI.
-            let irq: &'g Irq = unsafe { irq.as_ref() };
-            made(irq);
+            let irq: &'g Irq = unsafe { new.as_ref() };
+            trace_mapping_get(vm, pin, irq);
             return Some(irq);
         }
 
         // SAFETY: the LPI was not published: no other CPU has a pointer.
-        fresh = Some(unsafe { Box::from_raw(irq.as_ptr()) });
+        fresh = Some(unsafe { Box::from_raw(new.as_ptr()) });
     }
 }
 
@@ -203,9 +90,8 @@ pub(crate) fn are_made_at_once(one: u32, other: u32) -> bool {
 }
 
 /// Makes LPIs of these INTIDs, states and collections for a VM that is restored, each with `refs`
-/// references, for mappings of the caller's. A redistributor holds an LPI with 0 of them. Inserts
-/// on a list what is deliverable. The INTIDs rise, and [`are_made_at_once`] holds for any two.
-/// Allocates.
+/// references, for mappings of the caller's. Inserts on a list what is deliverable. The INTIDs
+/// rise, and [`are_made_at_once`] holds for any two. Allocates.
 ///
 /// Afterwards `refs` has the number of references that the caller has: fewer only if another CPU
 /// has mapped an INTID meanwhile, too many times.
@@ -217,13 +103,8 @@ pub(crate) fn make<H: Host>(
 ) {
     let guard = pin.guard();
     let lpis = lpis.zip(&*refs);
-    let block = Block::make(lpis.map(|((intid, state, icid), refs)| {
-        let state = match *refs {
-            0 => state.with(HELD | AWAY, 0).with_refs(1),
-            refs => state.with_refs(refs),
-        };
-        (intid, state, icid)
-    }));
+    let block =
+        Block::make(lpis.map(|((intid, state, icid), refs)| (intid, state.with_refs(*refs), icid)));
     // SAFETY: the LPIs are freed by `free` alone, through the epoch: not before the guard is
     // dropped.
     let lpis = unsafe { block.as_ref() }.lpis();
@@ -235,12 +116,8 @@ pub(crate) fn make<H: Host>(
     // Before any CPU finds the LPIs, and makes them pending.
     for irq in lpis {
         let state = irq.state();
-        if state.is_held() {
-            trace_redistributor_get(vm, pin, irq);
-        } else {
-            for _ in 0..state.refs() {
-                trace_mapping_get(vm, pin, irq);
-            }
+        for _ in 0..state.refs() {
+            trace_mapping_get(vm, pin, irq);
         }
         queue::complete(vm, pin, irq, Changed::of_new(state));
     }
@@ -265,13 +142,6 @@ pub(crate) fn make<H: Host>(
 #[cold]
 fn give_way<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, new: &Irq, refs: u16) -> u16 {
     let (state, icid) = (new.state(), new.icid());
-    if state.is_held() {
-        release_held(vm, pin, new, |_| true);
-        if let Some(owner) = state.target().and_then(|target| vm.vcpu(target)) {
-            hold(vm, pin, new.intid(), owner);
-        }
-        return 0;
-    }
     for _ in 0..refs {
         unmap(vm, pin, new);
     }
@@ -289,18 +159,6 @@ fn give_way<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, new: &Irq, refs: u16) -> u16 
         queue::complete(vm, pin, irq, changed);
     }
     taken
-}
-
-/// Traces and counts the take of a redistributor's reference.
-fn trace_redistributor_get<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
-    pin.counters().redistributor_gets.add(1);
-    vm.host.trace(TracePoint::RedistributorGet(irq.intid()));
-}
-
-/// Traces and counts the put, or the hand-over, of a redistributor's reference.
-fn trace_redistributor_put<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
-    pin.counters().redistributor_puts.add(1);
-    vm.host.trace(TracePoint::RedistributorPut(irq.intid()));
 }
 
 /// Traces and counts the take of a mapping's reference.

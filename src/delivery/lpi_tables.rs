@@ -30,7 +30,7 @@
 use core::cell::Cell;
 
 use crate::delivery::stale::Stale;
-use crate::delivery::{change, lpi_lifetime, queue};
+use crate::delivery::{inject, queue};
 use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::{IntId, VcpuId};
@@ -112,41 +112,6 @@ pub(crate) fn invalidate<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, intid: IntId) {
     if let Some(irq) = vm.lpi(pin, intid) {
         reload_one(vm, pin, irq);
     }
-}
-
-/// Makes an LPI pending on a vCPU's redistributor: `GICR_SETLPIR` (12.11). Allocates for the first
-/// pending state of an LPI.
-///
-/// "Writes to this register have no effect if" EnableLPIs is 0, if "the pINTID value specifies an
-/// unimplemented LPI", or one "that is already pending".
-pub(crate) fn set_lpi<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu, intid: u32) {
-    let redistributor = &owner.redistributor;
-    if let Some(intid) = implemented(vm, owner, intid)
-        && lpi_lifetime::hold(vm, pin, intid, owner)
-        && !redistributor.lpis_enabled()
-    {
-        // EnableLPIs has been cleared meanwhile, perhaps by the end of the VM.
-        lpi_lifetime::drop_held(vm, pin, intid, owner.id);
-    }
-}
-
-/// Takes the pending state of an LPI from a vCPU's redistributor: `GICR_CLRLPIR` (12.11). Without
-/// effect where [`set_lpi`] has none, and if the LPI is not pending there.
-pub(crate) fn clear_lpi<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu, intid: u32) {
-    if let Some(irq) = implemented(vm, owner, intid).and_then(|intid| vm.lpi(pin, intid))
-        && irq.state().target() == Some(owner.id)
-    {
-        change::clear_pending(vm, pin, irq);
-    }
-}
-
-/// Returns an LPI of a redistributor with EnableLPIs set, within `GICR_PROPBASER.IDbits`.
-fn implemented<H: Host>(vm: &Vm<H>, owner: &Vcpu, intid: u32) -> Option<IntId> {
-    // Relaxed: a guest that writes the register after EnableLPIs is not heard.
-    let propbaser = vm.distributor.propbaser.load(Relaxed);
-    configuration_address(propbaser, intid)?;
-    let intid = IntId::lpi(intid).filter(|intid| intid.raw() < vm.config.lpi_end())?;
-    owner.redistributor.lpis_enabled().then_some(intid)
 }
 
 /// Reads an LPI's configuration byte from guest memory.
@@ -311,9 +276,8 @@ pub(crate) fn advance_pending_table<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner
     }
 }
 
-/// Reads a slice of `owner`'s pending table. An LPI pending in the table becomes pending on
-/// `owner`, whatever the LPI is mapped to. May allocate. Cases `lpi.table_of_another_cpu`,
-/// `lpi.table_of_unmapped_lpis`.
+/// Reads a slice of `owner`'s pending table. An LPI pending in the table and mapped becomes
+/// pending, on its target: the guest may have moved the LPI while the table had its pending state.
 fn read_slice<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu) {
     let redistributor = &owner.redistributor;
     let end = vm.config.lpis;
@@ -334,8 +298,10 @@ fn read_slice<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu) {
             while left != 0 {
                 let key = eight | left.trailing_zeros();
                 left &= left.wrapping_sub(1);
-                if let Some(intid) = IntId::lpi(IntId::FIRST_LPI.saturating_add(key)) {
-                    let _ = lpi_lifetime::hold(vm, pin, intid, owner);
+                if let Some(irq) = IntId::lpi(IntId::FIRST_LPI.saturating_add(key))
+                    .and_then(|intid| vm.lpi(pin, intid))
+                {
+                    let _ = inject::raised(vm, pin, irq, irq.raise());
                 }
             }
         }

@@ -10,7 +10,7 @@ use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::{Affinity, VcpuId};
 use crate::sync::Ordering::{Relaxed, SeqCst};
-use crate::sync::{AtomicU64, Mutant, fence, mutant};
+use crate::sync::{AtomicU64, fence};
 use crate::vm::Vm;
 use crate::vm::irq::{Changed, FollowUp, Irq, State};
 
@@ -149,50 +149,6 @@ pub(crate) fn retarget<H: Host>(
     target: Option<VcpuId>,
 ) -> Changed {
     retarget_by(vm, pin, irq, |state| state.with_target(target))
-}
-
-/// Routes an LPI to the vCPU that its collection is mapped to, or to none, with the pending state
-/// of the collection's redistributor. The pending state of another vCPU's redistributor stays there
-/// (IHI 0069, 5.3: `MOVI`), as long as the VM has the vCPU. Under the ITS's command lock.
-pub(crate) fn retarget_lpi<H: Host>(
-    vm: &Vm<H>,
-    pin: &CpuPin<'_>,
-    irq: &Irq,
-    collection: Option<VcpuId>,
-) {
-    irq.set_collection(collection);
-    let _ = retarget_by(vm, pin, irq, |state| {
-        let is_there = || state.target().is_some_and(|at| vm.vcpu(at).is_some());
-        let is_elsewhere = state.is_away() && state.target() != collection;
-        if is_elsewhere && state.shows_pending() && is_there() {
-            state
-        } else {
-            state.at_home(collection)
-        }
-    });
-}
-
-/// Routes an LPI to the vCPU that its collection is mapped to, if another redistributor has had the
-/// pending state last: a new MSI is for the collection's.
-pub(crate) fn bring_home<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
-    let mut collection = irq.collection();
-    let mut routed = false;
-    loop {
-        let _ = retarget_by(vm, pin, irq, |state| {
-            if state.is_away() || routed {
-                state.at_home(collection)
-            } else {
-                state
-            }
-        });
-        // An ITS may have stored another vCPU, made its transition and moved the LPI away again,
-        // all before the transition above, which has acquired the ITS's.
-        let now = irq.collection();
-        if now == collection || mutant(Mutant::CollectionReadOnce) {
-            return;
-        }
-        (collection, routed) = (now, true);
-    }
 }
 
 /// Routes the interrupt to no vCPU, if the interrupt is routed to `vcpu`.

@@ -13,7 +13,6 @@ use crate::steps::step;
 use crate::sync::{Mutant, mutant};
 use crate::vm::Vm;
 use crate::vm::deferred::DEFERRED_BROADCASTS;
-use crate::vm::irq::Irq;
 use crate::vm::vcpu::Vcpu;
 
 /// vCPUs per slice of a broadcast.
@@ -35,20 +34,8 @@ pub(crate) fn send<H: Host>(
     }
 }
 
-/// Returns true if the target's configuration of an SGI lets a write of `ICC_SGI1R_EL1` (`group1`),
-/// or of `ICC_SGI0R_EL1` or `ICC_ASGI1R_EL1`, generate the SGI ("Forwarding an SGI to a target PE",
-/// with `GICD_CTLR.DS` = 1).
-///
-/// `ICC_SGI1R_EL1` (12.2.19): "Under certain conditions a write to ICC_SGI1R_EL1 can generate Group
-/// 0 interrupts". With one security state nothing protects Group 0, and the SGI of either group is
-/// generated. The two other registers generate SGIs of Group 0 only.
-#[inline]
-fn is_forwarded(irq: &Irq, group1: bool) -> bool {
-    group1 || !irq.state().group1()
-}
-
-/// Makes an SGI pending in the virtual PE of `target`, if a write of the register generates the
-/// SGI. Returns false if the SGI is to become pending in its state word.
+/// Makes an SGI pending in the virtual PE of `target`, if the SGI is in the group of the register
+/// written. Returns false if the SGI is to become pending in its state word.
 #[inline(never)]
 fn send_virtual<H: Host>(
     vm: &Vm<H>,
@@ -57,15 +44,15 @@ fn send_virtual<H: Host>(
     intid: IntId,
     group1: bool,
 ) -> bool {
-    let forwarded = target
+    let in_group = target
         .private(intid)
-        .is_some_and(|irq| is_forwarded(irq, group1));
-    forwarded && direct::sgi::send(vm, pin, target, intid)
+        .is_some_and(|irq| irq.state().group1() == group1);
+    in_group && direct::sgi::send(vm, pin, target, intid)
 }
 
-/// Sends an SGI to `target` by its state word, if a write of the register generates the SGI. Cases
-/// `sgi.group_0`, `sgi.group_1_call_of_a_group_0_sgi`, `sgi.group_0_call_of_a_group_1_sgi`,
-/// `sgi.other_state_call_of_a_group_1_sgi`.
+/// Sends an SGI to `target` by its state word, if `target` has the SGI configured in the group of
+/// the register written. Cases `sgi.group_0`, `sgi.group_1_call_of_a_group_0_sgi`,
+/// `sgi.group_0_call_of_a_group_1_sgi`, `sgi.other_state_call_of_a_group_1_sgi`.
 #[inline]
 pub(crate) fn send_listed<H: Host>(
     vm: &Vm<H>,
@@ -75,7 +62,7 @@ pub(crate) fn send_listed<H: Host>(
     group1: bool,
 ) {
     if let Some(irq) = target.private(intid)
-        && is_forwarded(irq, group1)
+        && irq.state().group1() == group1
         && !(mutant(Mutant::SgiSkipped) && irq.state().shows_pending())
     {
         let _ = inject::raised_for(vm, pin, irq, irq.raise(), Some(target));

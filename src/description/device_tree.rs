@@ -214,35 +214,6 @@ pub fn v2m_node(v2m: &V2mConfig, phandle: Option<u32>) -> Node {
     }
 }
 
-/// Adds to the controller's `node` the ranges of SPIs that PCI functions and other devices may use
-/// as message-signalled interrupts (`msi-controller` and `mbi-ranges` of the binding `arm,gic-v3`):
-/// INTID of the first SPI, and number of SPIs.
-///
-/// For a VM without an ITS. The `msi-parent` or `msi-map` of a host bridge then names the
-/// controller's handle. The guest programs functions with the address of `GICD_SETSPI_NSR`
-/// ([`Config::message_address`](crate::Config::message_address)) and an SPI's INTID, and the
-/// embedder passes a function's write on by [`Vgic::bus_write`](crate::Vgic::bus_write). No SPI of
-/// a range may have a line.
-///
-/// ```
-/// use vgic::Config;
-/// use vgic::description::device_tree::{Value, gic_node, with_messages};
-/// use vgic::intid::{Affinity, IntId};
-///
-/// let config = Config::new(vec![Affinity::new(0, 0, 0, 0)]);
-/// let first = IntId::spi(128).unwrap();
-/// let node = with_messages(gic_node(&config, 1), [(first, 256)]);
-/// assert_eq!(node.property("mbi-ranges"), Some(&Value::Cells(vec![128, 256])));
-/// ```
-#[must_use]
-pub fn with_messages(mut node: Node, ranges: impl IntoIterator<Item = (IntId, u32)>) -> Node {
-    let ranges = ranges.into_iter();
-    let spans = ranges.flat_map(|(first, count)| [first.raw(), count]);
-    node.properties
-        .extend([empty("msi-controller"), cells("mbi-ranges", spans)]);
-    node
-}
-
 /// Returns the node of an ITS, a child of the controller's node (binding `arm,gic-v3-its`).
 /// `phandle` is the ITS's, if any node refers to the ITS.
 #[must_use]

@@ -132,8 +132,7 @@ impl<'a, H: Host> Execution<'a, H> {
         let (direct, gic) = direct::of(self.vm)?;
         // A physical ITS knows nothing of `GITS_CTLR.Enabled` of the guest.
         let translates = !direct.is_stopped() && self.its.is_enabled();
-        // The hardware would make MSIs pending where the LPI is, not on its collection's vCPU.
-        let vcpu = target.filter(|_| translates && !irq.state().is_away())?;
+        let vcpu = target.filter(|_| translates)?;
         direct.slot(vcpu).filter(|slot| slot.is_wanted())?;
         if !self.vm.vcpu(vcpu)?.redistributor.lpis_enabled() || is_shared(irq) {
             return None;
@@ -254,7 +253,7 @@ impl<'a, H: Host> Execution<'a, H> {
             self.report(at, irq, Some(new.event.vcpu));
         }
         if pending {
-            let _ = inject::raised_lpi(vm, pin, irq, irq.raise());
+            let _ = inject::raised(vm, pin, irq, irq.raise());
         }
 
         if known {
@@ -276,7 +275,7 @@ impl<'a, H: Host> Execution<'a, H> {
         self.note(at, None);
         self.report(at, irq, target);
         if pending && !mutant(Mutant::VirtualLpiForgotten) {
-            let _ = inject::raised_lpi(vm, pin, irq, irq.raise());
+            let _ = inject::raised(vm, pin, irq, irq.raise());
         }
 
         self.remove_event(old);

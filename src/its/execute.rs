@@ -137,7 +137,7 @@ impl<'a, H: Host> Execution<'a, H> {
         let (_, target) = self.collection(irq.icid())?;
         target.ok_or(CommandError::UnmappedCollection)?;
         if !self.int_direct(found.at()) {
-            let _ = inject::raised_lpi(self.vm, self.pin, irq, irq.raise());
+            let _ = inject::raised(self.vm, self.pin, irq, irq.raise());
         }
         Ok(())
     }
@@ -307,7 +307,7 @@ impl<'a, H: Host> Execution<'a, H> {
             .ok_or(CommandError::IntidOutOfRange)?;
 
         irq.set_icid(icid.0);
-        routing::retarget_lpi(self.vm, self.pin, irq, target);
+        let _ = routing::retarget(self.vm, self.pin, irq, target);
         self.waited(lpi_tables::load_config(vm, pin, irq));
 
         // The interrupt is complete: module docs of `vm::its`, "Publication".
@@ -359,7 +359,7 @@ impl<'a, H: Host> Execution<'a, H> {
         irq: &Irq,
         target: Option<VcpuId>,
     ) {
-        routing::retarget_lpi(self.vm, self.pin, irq, target);
+        let _ = routing::retarget(self.vm, self.pin, irq, target);
         self.place(Event { device, event }, irq, target, true);
     }
 

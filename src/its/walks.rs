@@ -100,8 +100,8 @@ impl<'a, H: Host> Execution<'a, H> {
                     self.retarget_event(device, event, irq, target.flatten());
                 }
             }),
-            // A collection that is mapped has its vCPU, and LPIs pending elsewhere, on a vCPU that
-            // the VM has, stay there.
+            // A collection that is mapped has its vCPU, and LPIs that `MOVALL` has moved to a vCPU
+            // that the VM has stay there.
             Task::Departed => self.visit_events(cursors, budget, |device, event, irq| {
                 let mapped = self.engine.collections.get(usize::from(irq.icid()));
                 let (now, mapped) = (irq.state().target(), mapped.copied().flatten());
@@ -133,8 +133,8 @@ impl<'a, H: Host> Execution<'a, H> {
                 lpis.walk(&mut cursors.outer, budget, pin.guard(), |_, irq, budget| {
                     charge_event(budget);
                     let changed = irq.update(|state| {
-                        if from != to && state.shows_pending() && state.target() == Some(from) {
-                            state.moved_to(to)
+                        if state.shows_pending() && state.target() == Some(from) {
+                            state.with_target(Some(to))
                         } else {
                             state
                         }

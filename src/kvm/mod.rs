@@ -74,8 +74,7 @@
 //!   vCPU has no attributes ([`Errno::Inval`]). With a vCPU that is off at the index, later vCPUs
 //!   keep their processor numbers;
 //! * the vCPU that an SPI is active on, if the SPI has been routed elsewhere since;
-//! * the target of an LPI that is pending on another vCPU than its collection's (`MOVALL`, pending
-//!   table), and an LPI that is pending and that no event is mapped to;
+//! * the target of an LPI that `MOVALL` has moved away from its collection;
 //! * a message that asserts a level (`GICD_SETSPI_NSR`), which is saved as a latch;
 //! * `ICC_BPR1_EL1` while `ICC_CTLR_EL1.CBPR` hides it;
 //! * `GICR_PENDBASER.PTZ`.

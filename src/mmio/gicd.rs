@@ -9,7 +9,7 @@
 //!   `cpu.distributor_disabled_while_pending`). A guest that polls `GICD_CTLR` notifies further
 //!   slices.
 
-use crate::config::{Config, LPIS_OF_16_BITS, SETSPI_NSR};
+use crate::config::{Config, LPIS_OF_16_BITS};
 use crate::delivery::{change, group_enables, routing};
 use crate::epoch::CpuPin;
 use crate::host::Host;
@@ -30,6 +30,8 @@ pub(crate) const CTLR: u64 = 0x0000;
 pub(crate) const TYPER: u64 = 0x0004;
 
 pub(crate) const IIDR_OFFSET: u64 = 0x0008;
+
+const SETSPI_NSR: u64 = 0x0040;
 
 const CLRSPI_NSR: u64 = 0x0048;
 

@@ -11,7 +11,7 @@
 //!   `ppi.disabled_while_pending`, `lpi.off_while_pending`, `lpi.stored_when_off`). The write waits
 //!   for LPIs that were moved to the vCPU and are in list registers of other vCPUs.
 
-use crate::config::{Config, SETLPIR};
+use crate::config::Config;
 use crate::delivery::{lpi_tables, queue};
 use crate::direct;
 use crate::epoch::CpuPin;
@@ -40,8 +40,6 @@ pub(crate) const TYPER: u64 = 0x0008;
 pub(crate) const TYPER_HIGH: u64 = 0x000c;
 
 pub(crate) const WAKER: u64 = 0x0014;
-
-const CLRLPIR: u64 = 0x0048;
 
 pub(crate) const PROPBASER: u64 = 0x0070;
 
@@ -107,8 +105,6 @@ pub(crate) fn typer(
     u64::from(affinity) << 32
         | (index as u64) << 8
         | u64::from(last) << 4
-        // DirectLPI
-        | u64::from(config.direct_lpis) << 3
         // PLPIS
         | u64::from(config.lpis != 0)
         | extended::ppi_num(config)
@@ -267,12 +263,6 @@ pub(crate) fn gicr_write<H: Host>(
         (PENDBASER | PENDBASER_HIGH, _) if !redistributor.lpis_enabled() => {
             let mask = PENDBASER_MASK | PENDBASER_PTZ;
             write_base(&redistributor.pendbaser, mask, at, width, value);
-        }
-        (SETLPIR, Width::Word | Width::Double) if vm.config.direct_lpis => {
-            lpi_tables::set_lpi(vm, pin, owner, value as u32);
-        }
-        (CLRLPIR, Width::Word | Width::Double) if vm.config.direct_lpis => {
-            lpi_tables::clear_lpi(vm, pin, owner, value as u32);
         }
         // Case `lpi.direct_invalidation`.
         (INVLPIR, Width::Word | Width::Double) => {

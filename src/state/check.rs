@@ -122,11 +122,13 @@ pub(super) fn check<'a, H: Host>(
 
     let has_vcpu = |index: u16| vm.vcpu(VcpuId(index)).is_some();
     let end = vm.config.lpi_end();
+    let collections = vm.config.its.iter().map(|its| its.collections).max();
     let mut last = 0;
     for lpi in &state.lpis {
         let in_order = lpi.intid > last && (IntId::FIRST_LPI..end).contains(&lpi.intid);
         let routed = lpi.target.is_none_or(has_vcpu);
-        if !in_order || !routed || !lpi_is_well_formed(lpi) {
+        let collected = u32::from(lpi.icid) < collections.unwrap_or(0);
+        if !in_order || !routed || !collected || !lpi_is_well_formed(lpi) {
             return Err(RestoreError::Interrupt(lpi.intid));
         }
         last = lpi.intid;
@@ -136,7 +138,7 @@ pub(super) fn check<'a, H: Host>(
     for (its, saved) in vm.its.iter().zip(&state.its) {
         check_its(its.id, &its.config, saved, has_vcpu, &mut mappings)?;
     }
-    mappings.check(vm.config.its.iter().map(|its| its.collections).max())?;
+    mappings.check()?;
     Ok(mappings)
 }
 
@@ -337,17 +339,11 @@ impl<'a> Mappings<'a> {
         Some(lpi)
     }
 
-    /// Checks that every LPI is mapped, and not too many times, to one of the `collections` of the
-    /// largest ITS, or is pending on a redistributor.
-    fn check(&self, collections: Option<u32>) -> Result<(), RestoreError> {
-        let is_right = |lpi: &LpiState, refs| match refs {
-            0 => lpi.interrupt.has(flags::LATCH) && lpi.target.is_some(),
-            refs => {
-                refs <= MAX_MAPPING_REFS && u32::from(lpi.icid) < collections.unwrap_or_default()
-            }
-        };
+    /// Checks that every LPI is mapped, and not too many times.
+    fn check(&self) -> Result<(), RestoreError> {
+        let is_right = |refs| (1..=MAX_MAPPING_REFS).contains(refs);
         let mut all = self.lpis.iter().zip(&self.refs);
-        match all.find(|(lpi, refs)| !is_right(lpi, **refs)) {
+        match all.find(|(_, refs)| !is_right(refs)) {
             Some((lpi, _)) => Err(RestoreError::Interrupt(lpi.intid)),
             None => Ok(()),
         }

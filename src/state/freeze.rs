@@ -9,7 +9,7 @@
 use alloc::vec::Vec;
 
 use crate::advance;
-use crate::delivery::{inject, lpi_lifetime, queue};
+use crate::delivery::{inject, queue};
 use crate::epoch::CpuPin;
 use crate::error::{InjectError, TeardownError};
 use crate::host::Host;
@@ -98,7 +98,7 @@ pub(crate) fn take_late<H: Host>(
 
     let mut late = Vec::new();
     each(vm, pin, state, |irq, vcpu, saved| {
-        let found = interrupt(irq, take(vm, pin, irq)).flags;
+        let found = interrupt(take(vm, pin, irq)).flags;
         let of = |flags| LateInterrupt {
             intid: irq.intid().raw(),
             vcpu: vcpu.map(|vcpu| vcpu.0),
@@ -115,8 +115,8 @@ pub(crate) fn take_late<H: Host>(
     Ok(late)
 }
 
-/// Calls `visit` with each interrupt of a VM, with the vCPU of an SGI, of a PPI, or of the
-/// redistributor that holds an LPI, and with the saved state of the interrupt.
+/// Calls `visit` with each interrupt of a VM that is in a state, with the vCPU of an SGI or PPI,
+/// and with the saved state of the interrupt.
 fn each<H: Host>(
     vm: &Vm<H>,
     pin: &CpuPin<'_>,
@@ -139,21 +139,10 @@ fn each<H: Host>(
         }
     }
 
-    let mut from = 0;
-    while let Some((key, irq)) = vm.lpis.next(from, pin.guard()) {
-        from = key.saturating_add(1);
-        let now = irq.state();
-        if now.unmapped() || now.refs() == 0 {
-            continue;
+    for lpi in &state.lpis {
+        if let Some(irq) = IntId::lpi(lpi.intid).and_then(|intid| vm.lpi(pin, intid)) {
+            visit(irq, None, lpi.interrupt);
         }
-
-        let intid = irq.intid().raw();
-        let place = (state.lpis).binary_search_by_key(&intid, |lpi| lpi.intid);
-        let saved = place.ok().and_then(|place| state.lpis.get(place));
-        let redistributor = now.target().filter(|_| now.is_held());
-        // An LPI that a redistributor has held since is in no state.
-        let saved = saved.map_or_else(InterruptState::default, |lpi| lpi.interrupt);
-        visit(irq, redistributor, saved);
     }
 }
 
@@ -174,13 +163,6 @@ pub(crate) fn inject_late<H: Host>(
             // Unmapped by the guest since.
             None => return Ok(()),
         },
-        (Kind::Lpi, Some(vcpu)) => {
-            let vcpu = vm.vcpu(VcpuId(vcpu)).ok_or(InjectError::UnknownVcpu)?;
-            if late.flags & flags::LATCH != 0 {
-                let _ = lpi_lifetime::hold(vm, pin, intid, vcpu);
-            }
-            return Ok(());
-        }
         (Kind::Sgi | Kind::Ppi, Some(vcpu)) => {
             let vcpu = vm.vcpu(VcpuId(vcpu)).ok_or(InjectError::UnknownVcpu)?;
             vcpu.private(intid).ok_or(InjectError::UnknownInterrupt)?
@@ -189,12 +171,7 @@ pub(crate) fn inject_late<H: Host>(
     };
 
     if late.flags & flags::LATCH != 0 {
-        let raise = if intid.kind() == Kind::Lpi {
-            inject::raised_lpi
-        } else {
-            inject::raised
-        };
-        let _ = raise(vm, pin, irq, irq.raise());
+        let _ = inject::raised(vm, pin, irq, irq.raise());
     } else if matches!(intid.kind(), Kind::Spi | Kind::Ppi) {
         set_sources(vm, pin, irq, late.flags);
     }

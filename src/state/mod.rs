@@ -157,7 +157,7 @@ pub struct VmState {
     pub spis: Vec<SpiState>,
     /// Every vCPU that the VM has had, by index.
     pub vcpus: Vec<VcpuState>,
-    /// Every LPI that is mapped, or pending on a redistributor, by rising INTID.
+    /// Every mapped LPI, by rising INTID.
     pub lpis: Vec<LpiState>,
     /// Every ITS, by number.
     pub its: Vec<ItsState>,
@@ -248,7 +248,7 @@ pub struct VcpuState {
     pub active_priorities: [[u32; 4]; 2],
 }
 
-/// The state of an LPI that is mapped, or pending on a redistributor.
+/// The state of a mapped LPI.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct LpiState {
@@ -256,11 +256,10 @@ pub struct LpiState {
     pub intid: u32,
     /// The interrupt, with the configuration that the redistributor has cached.
     pub interrupt: InterruptState,
-    /// Collection of the last mapping; 0 without one.
+    /// Collection of the last mapping.
     pub icid: u16,
-    /// Index of the vCPU that the LPI is routed to: that of its collection, or the one whose
-    /// redistributor has the pending state (`MOVALL`, pending table). `None` for an unmapped
-    /// collection.
+    /// Index of the vCPU that the LPI is routed to: that of its collection, or where `MOVALL` has
+    /// moved the LPI. `None` for an unmapped collection.
     pub target: Option<u16>,
 }
 
@@ -293,8 +292,7 @@ pub struct ItsState {
 pub struct LateInterrupt {
     /// INTID.
     pub intid: u32,
-    /// Index of the vCPU of an SGI or PPI, or of the vCPU on which an LPI is pending that no event
-    /// is mapped to; `None` for SPIs and other LPIs.
+    /// Index of the vCPU of an SGI or PPI; `None` for SPIs and LPIs.
     pub vcpu: Option<u16>,
     /// [`flags::LATCH`]: the interrupt has been raised, whatever its line is. Otherwise
     /// [`flags::LINE`] and [`flags::MESSAGE`] as they are by now, one of them other than in the

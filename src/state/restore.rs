@@ -2,8 +2,6 @@
 #![expect(unsafe_code)]
 // UNSAFETY: writes the shadows of vCPUs that are claimed.
 
-use core::mem;
-
 use crate::advance;
 use crate::cpu_interface::priority::ActivePriorities;
 use crate::delivery::{change, lpi_lifetime, routing};
@@ -21,7 +19,7 @@ use crate::sync::Ordering::Relaxed;
 use crate::teardown::{claim, release};
 use crate::vm::Vm;
 use crate::vm::ich_shadow::IchShadow;
-use crate::vm::irq::{AWAY, Irq, PENDING, State};
+use crate::vm::irq::{Irq, PENDING, State};
 use crate::vm::its::device::Itt;
 use crate::vm::its::{CTLR_ENABLED, Its};
 use crate::vm::redistributor::{CTLR_ENABLE_LPIS, WAKER_PROCESSOR_SLEEP};
@@ -191,8 +189,6 @@ fn set_its<H: Host>(
     its.commands.creadr.store(saved.creadr as u32, Relaxed);
     its.set_cwriter(saved.cwriter);
 
-    // Put back below: devices are mapped without a look at them.
-    let collections = mem::take(&mut engine.collections);
     let mut execution = Execution::new(vm, pin, its, &mut engine);
     for device in &saved.devices {
         let itt = Itt::new(device.itt, device.event_bits);
@@ -201,22 +197,14 @@ fn set_its<H: Host>(
         let events = device.events.iter().filter_map(|saved| {
             let (event, intid) = (EventId(saved.event), IntId::lpi(saved.intid)?);
             // The reference, which the device takes over, keeps the LPI in the table.
-            let lpi = lpis.take(saved.intid)?;
+            let target = lpis.take(saved.intid)?.target.map(VcpuId);
             let key = saved.intid.checked_sub(IntId::FIRST_LPI)?;
             let irq = vm.lpis.get(key, pin.guard())?;
-
-            let mapped = collections.get(usize::from(lpi.icid));
-            let mapped = mapped.copied().flatten();
-            irq.set_collection(mapped);
-            if lpi.target != mapped.map(|vcpu| vcpu.0) {
-                let _ = irq.update(|state| state.with(AWAY, 0));
-            }
-            vm.host.event_mapped(its.id, id, event, intid, mapped);
+            vm.host.event_mapped(its.id, id, event, intid, target);
             Some((event, irq))
         });
         execution.map_device(id, itt, events);
     }
-    engine.collections = collections;
 }
 
 /// Returns the INTID, the state and the collection of a saved LPI.

@@ -8,7 +8,7 @@ use crate::advance;
 use crate::epoch::CpuPin;
 use crate::error::TeardownError;
 use crate::host::Host;
-use crate::intid::{IntId, Kind};
+use crate::intid::IntId;
 use crate::its;
 use crate::radix::Cursor;
 use crate::state::{
@@ -21,9 +21,7 @@ use crate::teardown::{claim, release};
 use crate::vm::Vm;
 use crate::vm::distributor::NO_ACTIVE_SGIS;
 use crate::vm::gicv2::{Interface, SGIS};
-use crate::vm::irq::{
-    ACTIVE, AWAY, ENABLED, GROUP1, HELD, Irq, LEVEL, LINE, MESSAGE, PENDING, State,
-};
+use crate::vm::irq::{ACTIVE, ENABLED, GROUP1, Irq, LEVEL, LINE, MESSAGE, PENDING, State};
 use crate::vm::its::Its;
 use crate::vm::its::baser::TableType;
 use crate::vm::vcpu::Vcpu;
@@ -113,7 +111,7 @@ pub(super) fn read<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, take: impl Fn(&Irq) ->
             spis: spis(vm, vm.distributor.extended_routed(), &take),
             ppis: (vm.added_vcpus().iter())
                 .flat_map(Vcpu::extended_ppis)
-                .map(|irq| interrupt(irq, take(irq)))
+                .map(|irq| interrupt(take(irq)))
                 .collect(),
             sgi_sources: (vm.gicv2.iter())
                 .flat_map(|gicv2| gicv2.interfaces(vm.vcpu_count()))
@@ -134,7 +132,7 @@ fn spis<'a, H: Host>(
     let saved = routed.map(|(irq, router)| {
         let state = take(irq);
         SpiState {
-            interrupt: interrupt(irq, state),
+            interrupt: interrupt(state),
             // Relaxed: as `propbaser` in `read`.
             router: router.load(Relaxed),
             active_on: active_on(vm, state),
@@ -145,19 +143,13 @@ fn spis<'a, H: Host>(
 
 /// Returns the state of an interrupt in no list register. A level that is pending by a physical
 /// line is not latched: the line makes it pending again.
-pub(super) fn interrupt(irq: &Irq, state: State) -> InterruptState {
-    // The target of an LPI says it.
-    let away = if irq.kind() == Kind::Lpi {
-        AWAY | HELD
-    } else {
-        0
-    };
+pub(super) fn interrupt(state: State) -> InterruptState {
     let by_line = if state.awaits_line_outside() {
         PENDING
     } else {
         0
     };
-    let word = state.with(0, by_line | away).0;
+    let word = state.with(0, by_line).0;
     let flags = FROM_WORD.get((word & SAVED) as usize);
     let flags = flags.copied().unwrap_or_default();
     InterruptState {
@@ -184,7 +176,7 @@ fn vcpu<H: Host>(
     let redistributor = &vcpu.redistributor;
     let mut private = [InterruptState::default(); IntId::PRIVATE as usize];
     for (saved, irq) in private.iter_mut().zip(vcpu.privates()) {
-        *saved = interrupt(irq, take(irq));
+        *saved = interrupt(take(irq));
     }
 
     // SAFETY: no CPU has the vCPU: it is claimed, or absent under the claim of the others.
@@ -218,12 +210,11 @@ fn lpis<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, take: impl Fn(&Irq) -> State) -> 
     while let Some((key, irq)) = vm.lpis.next(from, pin.guard()) {
         from = key.saturating_add(1);
         let state = irq.state();
-        // Without a pending state, a redistributor's LPI is memory for the next one.
-        if !state.unmapped() && (!state.is_held() || state.shows_pending()) {
+        if !state.unmapped() {
             let state = take(irq);
             lpis.push(LpiState {
                 intid: irq.intid().raw(),
-                interrupt: interrupt(irq, state),
+                interrupt: interrupt(state),
                 icid: irq.icid(),
                 target: state.target().map(|vcpu| vcpu.0),
             });

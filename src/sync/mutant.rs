@@ -121,8 +121,6 @@ mutants! {
     MigrationForgotten: "retarget", "movi_from_a_blocked_vcpu", "";
     /// Insertion does not notify the vCPU.
     NewTargetNotNotified: "retarget", "router_from_a_blocked_vcpu", "a new target not kicked";
-    /// An MSI brings an LPI home to the vCPU of a collection that an ITS has just changed.
-    CollectionReadOnce: "retarget", "msi_against_movi_after_movall", "";
 
     /// A producer reads the vCPU's residency before publishing the work, not after.
     LooksBeforePublishing: "kick", "publish_against_block", "";
@@ -198,8 +196,6 @@ mutants! {
     RemovedKeepsPrivates: "hotplug", "removal_against_an_sgi", "";
     /// A removal leaves the LPIs of the vCPU where they are.
     RemovedKeepsLpis: "hotplug", "removal_against_an_msi", "";
-    /// A slice of a pending table makes an LPI pending on a vCPU that is removed meanwhile.
-    HeldByTheRemoved: "hotplug", "pending_table_against_removal", "";
     /// A removal leaves the collections of the vCPU mapped.
     RemovedKeepsCollections: "hotplug", "removal_against_a_command", "";
     /// The pending table of a vCPU that has been removed is passed over while slices are left.

@@ -414,14 +414,8 @@ impl<'s, C: Choices> Actor<'s, C> {
     fn make_vm(&mut self) {
         let (place, domain) = (self.choices.below(3), self.choices.below(6) / 5);
         let vcpus = 1 + self.choices.below(3);
-        let config = match self.choices.below(8) {
+        let config = match self.choices.below(6) {
             0 => gicv2(config(vcpus, vcpus)),
-            // LPIs by `GICR_SETLPIR` alone.
-            1 => Config {
-                its: Vec::new(),
-                direct_lpis: true,
-                ..config(vcpus, vcpus)
-            },
             more => config(vcpus, vcpus + more % 2),
         };
         // Miri would look through pending tables for long.
@@ -747,12 +741,7 @@ impl<'s, C: Choices> Actor<'s, C> {
             more => redistributors[more - 5],
         };
         let offset = match self.choices.below(3) {
-            0 => {
-                let registers = [
-                    0, 0x14, 0x40, 0x48, 0x70, 0x78, 0x80, 0x88, 0x90, 0xb0, 0xc0, 0x100,
-                ];
-                registers[self.choices.below(12)]
-            }
+            0 => [0, 0x14, 0x70, 0x78, 0x80, 0x88, 0x90, 0xb0, 0xc0, 0x100][self.choices.below(10)],
             // The latter half in the blocks of extended SPIs.
             1 => match 0x80 + self.choices.below(0x700 / 4) as u64 * 4 {
                 at @ ..0x400 => at,
@@ -763,11 +752,7 @@ impl<'s, C: Choices> Actor<'s, C> {
 
         let width = [Width::Byte, Width::Half, Width::Word, Width::Double];
         let width = width[self.choices.below(4)];
-        let vcpu = self.vcpu();
-        let value = match self.choices.below(4) {
-            0 => 8192 + self.choices.below(600) as u64,
-            _ => self.choices.number(),
-        };
+        let (vcpu, value) = (self.vcpu(), self.choices.number());
         let gpa = frame + offset;
         match self.choices.below(4) {
             0 | 1 => self.with_cpu(pins, |_, on, pin| {

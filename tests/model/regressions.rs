@@ -2,9 +2,8 @@
 
 use crate::operation::Operation;
 use crate::operation::Operation::{
-    Acknowledge, BinaryPoint, Command, Compare, Configure, Control, Deactivate, Edge, Enable,
-    EnableLpis, End, Freeze, Line, Mask, Move, Msi, Read, Replug, Restore, Sgi, SoftMsi, Wait,
-    Write,
+    Acknowledge, BinaryPoint, Command, Compare, Configure, Control, Deactivate, Edge, Enable, End,
+    Line, Mask, Move, Msi, Read, Restore, Sgi, Wait, Write,
 };
 use crate::reference::Frame;
 use crate::{check, check_on};
@@ -375,44 +374,4 @@ fn a_virtual_lpi_that_moves_back_has_its_configuration_read_again() {
             Msi(0, 0, 2),
         ],
     );
-}
-
-/// Refuses an MSI of an unmapped collection while the LPI waits on another PE, by that PE's pending
-/// table, and its latch is in the state of a frozen VM. The LPI stays there.
-#[test]
-fn an_msi_that_is_refused_leaves_the_lpi_where_it_is_pending() {
-    check(&[
-        SoftMsi(1, 0, 6),
-        EnableLpis(0, 0, None),
-        Replug(1),
-        EnableLpis(0, 0, Some(1 << 8)),
-        Freeze(Some((1, 0, 3))),
-        Mask(0, 0xf8),
-    ]);
-}
-
-/// Moves an event away from the PE whose pending table has the LPI, where the collection was mapped
-/// after the table was read. The pending state goes along.
-#[test]
-fn a_pending_table_that_is_read_before_the_collection_is_mapped_is_the_collections() {
-    check(&[
-        Msi(1, 0, 7),
-        EnableLpis(0, 2, None),
-        Replug(2),
-        Command(0, 1, [0x01, 7, 0, 0]),
-        Configure(0, 8192, 0, 2),
-    ]);
-}
-
-/// Reads a pending table with an LPI that another PE has just taken from a list register, which the
-/// library does not know yet. The LPI is pending by the table.
-#[test]
-fn a_pending_table_counts_beside_a_list_register() {
-    check(&[
-        SoftMsi(1, 0, 3),
-        EnableLpis(0, 0, None),
-        Acknowledge(1, true),
-        EnableLpis(0, 0, Some(1 << 8)),
-        Restore(4),
-    ]);
 }

@@ -189,7 +189,9 @@ impl Gic {
     pub fn acknowledge(&mut self, pe: usize, intid: u32) {
         let interrupt = if intid >= FIRST_LPI {
             // An LPI has no active state.
-            self.lpis.take(intid)
+            let lpi = self.lpis.mapped.get_mut(&intid).expect("a mapped LPI");
+            lpi.interrupt.latch = false;
+            lpi.interrupt
         } else {
             let interrupt = self.interrupt(pe, intid).expect("an interrupt");
             interrupt.latch = false;
@@ -217,8 +219,7 @@ impl Gic {
     }
 
     /// Applies PE `pe`'s write of `value` to `ICC_SGI1R_EL1` (`group1`) or `ICC_SGI0R_EL1`
-    /// (12.2.19). With one security state the former generates SGIs of either group ("Forwarding an
-    /// SGI to a target PE"). Returns the number of PEs reached, and of PEs with the SGI in the other group.
+    /// (12.2.19). Returns the number of PEs reached, and of PEs with the SGI in the other group.
     pub fn send_sgi(&mut self, pe: usize, value: u64, group1: bool) -> (usize, usize) {
         let (mut reached, mut deaf) = (0, 0);
 
@@ -235,7 +236,7 @@ impl Gic {
                 && value >> (aff0 & 0xf) & 1 != 0;
             let sgi = &mut redistributor.private[intid];
             if if to_others { target != pe } else { named } {
-                if group1 || !sgi.group1 {
+                if sgi.group1 == group1 {
                     sgi.latch = true;
                     reached += 1;
                 } else {

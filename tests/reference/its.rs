@@ -130,22 +130,21 @@ impl Its {
                 } else {
                     self.collections.remove(&icid);
                 }
-                // What is pending stays with its redistributor: `MOVALL` moves it.
                 let at = self.collection(icid);
                 self.of_collection(icid)
                     .into_iter()
-                    .for_each(|intid| lpis.lead_to(intid, at));
+                    .for_each(|intid| lpis.move_to(intid, at));
                 Ok(())
             }
             0x0a => self.mapti(device, event, command[1] >> 32, icid, lpis),
             0x0b => self.mapti(device, event, event, icid, lpis),
             0x01 => {
-                let (intid, old) = self.find(device, event)?;
+                let (intid, _) = self.find(device, event)?;
                 self.check_icid(icid)?;
                 let pe = self.collection(icid).ok_or(Fault::UnmappedCollection)?;
                 let mapped = self.devices.get_mut(&device).expect("found");
                 mapped.events.insert(event, (intid, icid));
-                lpis.move_from(intid, self.collection(old), Some(pe));
+                lpis.move_to(intid, Some(pe));
                 Ok(())
             }
             0x03 => {
@@ -282,8 +281,8 @@ impl Its {
         let mapped = self.devices.get_mut(&device).expect("checked");
         let old = mapped.events.insert(event, (intid, icid));
         match old {
-            Some((old, icid)) if old == intid => {
-                lpis.move_from(intid, self.collection(icid), at);
+            Some((old, _)) if old == intid => {
+                lpis.move_to(intid, at);
                 lpis.invalidate(intid);
             }
             old => {

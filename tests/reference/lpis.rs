@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{FIRST_LPI, Interrupt};
 
-/// An LPI that is mapped, or pending on a redistributor.
+/// A mapped LPI.
 #[derive(Clone, Debug)]
 pub struct Lpi {
     /// Pending state and configuration. Never active.
@@ -22,9 +22,9 @@ impl Lpi {
     }
 }
 
-/// All LPIs that are mapped or pending, and the tables in memory.
+/// All mapped LPIs, and the tables in memory.
 pub struct Lpis {
-    /// The LPIs that are mapped, or pending on a redistributor, by INTID.
+    /// The mapped LPIs by INTID.
     pub mapped: BTreeMap<u32, Lpi>,
     /// The LPI configuration table in memory, a byte for each LPI, from INTID 8192 on.
     pub configuration: Vec<u8>,
@@ -48,44 +48,20 @@ impl Lpis {
         (first..first + self.configuration.len() as u64).contains(&intid)
     }
 
-    /// Maps a further event to the LPI, and moves the LPI to PE `at`. A redistributor knows no
-    /// mapping: it keeps the pending state of an LPI that was not mapped.
+    /// Maps a further event to the LPI, and moves the LPI to PE `at`.
     pub fn map(&mut self, intid: u32, at: Option<usize>) {
-        let lpi = self.find_or_add(intid, at);
-        lpi.mappings += 1;
-        if lpi.mappings > 1 || !lpi.interrupt.latch {
-            lpi.at = at;
-        }
-        self.invalidate(intid);
-    }
-
-    fn find_or_add(&mut self, intid: u32, at: Option<usize>) -> &mut Lpi {
         let interrupt = Interrupt {
             group1: true,
             ..Interrupt::default()
         };
-        self.mapped.entry(intid).or_insert(Lpi {
+        let lpi = self.mapped.entry(intid).or_insert(Lpi {
             interrupt,
             at,
             mappings: 0,
-        })
-    }
-
-    /// Takes the pending state of an LPI. Returns the LPI from before.
-    pub fn take(&mut self, intid: u32) -> Interrupt {
-        let lpi = self.mapped.get_mut(&intid).expect("pending");
-        lpi.interrupt.latch = false;
-        let interrupt = lpi.interrupt;
-        if lpi.mappings == 0 {
-            self.mapped.remove(&intid);
-        }
-        interrupt
-    }
-
-    /// Removes PE `pe`, with the pending states of LPIs that are not mapped.
-    pub fn remove(&mut self, pe: usize) {
-        self.mapped
-            .retain(|_, lpi| lpi.mappings > 0 || lpi.at != Some(pe));
+        });
+        lpi.mappings += 1;
+        self.move_to(intid, at);
+        self.invalidate(intid);
     }
 
     /// Unmaps an event of the LPI. The pending state is withdrawn.
@@ -98,25 +74,6 @@ impl Lpis {
         }
     }
 
-    /// Leads the LPI's events to PE `at`. A redistributor with the pending state keeps it. The
-    /// pending state of a PE that was removed goes along.
-    pub fn lead_to(&mut self, intid: u32, at: Option<usize>) {
-        let lpi = self.mapped.get_mut(&intid).expect("mapped");
-        if !lpi.interrupt.latch || lpi.at.is_none() {
-            lpi.at = at;
-        }
-    }
-
-    /// Leads the LPI's event from PE `from` to PE `to`, which takes over the pending state (5.3
-    /// `MOVI`). The pending state of another redistributor stays there.
-    pub fn move_from(&mut self, intid: u32, from: Option<usize>, to: Option<usize>) {
-        let lpi = self.mapped.get_mut(&intid).expect("mapped");
-        if !lpi.interrupt.latch || lpi.at == from {
-            lpi.at = to;
-        }
-    }
-
-    /// Moves the LPI, with the pending state, to PE `at`.
     pub fn move_to(&mut self, intid: u32, at: Option<usize>) {
         self.mapped.get_mut(&intid).expect("mapped").at = at;
     }
@@ -164,27 +121,26 @@ impl Lpis {
                 self.pending[pe].insert(*intid);
             }
         }
-        self.mapped
-            .retain(|_, lpi| lpi.mappings > 0 || lpi.interrupt.latch);
     }
 
     /// Enables the LPIs of PE `pe`: the configuration is read, and the pending table unless
     /// `GICR_PENDBASER.PTZ` says that it `is_zero`.
     ///
-    /// Each redistributor has a pending table of its own (5.1.2) and knows no mapping: an LPI in the
-    /// table becomes pending there.
+    /// An LPI in the table becomes pending where it is mapped, or nowhere. This is the library's
+    /// rule. IHI 0069 leaves the LPI with the table: each redistributor has a pending table of its
+    /// own (5.1.2), and `MOVI` has the redistributor move the pending state (5.3), but one with
+    /// EnableLPIs = 0 ignores commands that involve its LPIs (12.11.2, `GICR_CTLR`). docs/limits.md
+    /// lists the difference.
     pub fn enable(&mut self, pe: usize, is_zero: bool) {
         let all: Vec<u32> = self.mapped.keys().copied().collect();
         all.into_iter().for_each(|intid| self.invalidate(intid));
         if is_zero {
             return;
         }
-        for intid in self.pending[pe].clone() {
-            let lpi = self.find_or_add(intid, Some(pe));
-            if !lpi.interrupt.latch {
-                (lpi.interrupt.latch, lpi.at) = (true, Some(pe));
+        for intid in &self.pending[pe] {
+            if let Some(lpi) = self.mapped.get_mut(intid) {
+                lpi.interrupt.latch = true;
             }
-            self.invalidate(intid);
         }
     }
 }

@@ -185,7 +185,6 @@ impl Gic {
         for its in &mut self.itses {
             its.remove(pe, &mut self.lpis);
         }
-        self.lpis.remove(pe);
     }
 
     /// Adds PE `pe`, which has been removed.

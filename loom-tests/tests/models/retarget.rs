@@ -120,31 +120,6 @@ models! {
     movall_from_a_vcpu_that_is_off: Movall, Off;
 }
 
-/// Races an MSI against `MOVI`, with the LPI away: `MOVALL` has moved it to vCPU 1, which has taken
-/// it. One vCPU takes the MSI, and vCPU 1 the next one: `MOVI` has led the event there.
-#[test]
-fn msi_against_movi_after_movall() {
-    check_serial(3, || {
-        let machine = Arc::new(Machine::with_lpi(2, 1));
-        let cpu = machine.cpu(0);
-        machine.msi(&cpu.pin(), 0, 0).unwrap();
-        machine.command(&cpu.pin(), 0, movall());
-        assert_eq!(machine.serve(&cpu, V1), 1, "where MOVALL has moved it");
-
-        let other = spawn(&machine, 1, |machine, cpu| {
-            machine.command(&cpu.pin(), 0, movi(1));
-        });
-        machine.msi(&cpu.pin(), 0, 0).unwrap();
-        other.join();
-        assert_eq!(machine.serve(&cpu, V0) + machine.serve(&cpu, V1), 1);
-
-        machine.msi(&cpu.pin(), 0, 0).unwrap();
-        assert_eq!(machine.serve(&cpu, V0), 0, "the event was led away");
-        assert_eq!(machine.serve(&cpu, V1), 1);
-        sole(machine).finish(&cpu);
-    });
-}
-
 /// Races a retarget against delivery on the old vCPU. Exactly one vCPU takes the interrupt.
 #[test]
 fn retarget_against_the_old_vcpu() {

@@ -24,48 +24,40 @@
 //!    interrupt without references belong to the [`FreeList`](super::free_list::FreeList).
 //! 4. `pintid` is written under the lock `Vm::growth`, while none of CONNECTED, HW, LR_HW and
 //!    RELEASING is set. Setting CONNECTED publishes it.
-//! 5. `icid` and `collection` are written by the ITS mapping the LPI, under the command lock of the
-//!    ITS. Any CPU may read `collection`, after it has found AWAY.
+//! 5. `icid` is written by the ITS mapping the LPI, under the command lock of the ITS.
 //! 6. `readings` counts the readings of an LPI's configuration that have been begun. Any CPU may
 //!    begin one.
 //!
-//! # References A reference has an owner: the VM, a mapping, a redistributor, an ap_list or a
-//! migration. The count is part of the state word. The compare-and-swap that begins or ends the
-//! ownership takes or puts the reference. Zero is final: no transition leads away from a count of
-//! zero. The table lists all transitions that take or put a reference.
+//! # References
+//! A reference has an owner: the VM, a mapping, an ap_list or a migration. The count is part of the
+//! state word. The compare-and-swap that begins or ends the ownership takes or puts the reference.
+//! Zero is final: no transition leads away from a count of zero. The table lists all transitions
+//! that take or put a reference.
 //!
-//! | transition | made by | list's | mapping's | redist.'s | migration's | trace point |
-//! |---|---|---|---|---|---|---|
-//! | [`Irq::new`] of an SPI, PPI or SGI | VM creation; the VM is the owner | | | | | |
-//! | [`Irq::new`] of an LPI | `MAPTI`, `MAPI` | | take | | | `MappingGet` |
-//! | [`Irq::new`] of an LPI | pending table, `GICR_SETLPIR` | | | take | | `RedistributorGet` |
-//! | [`Block::make`] | restore, of a mapped LPI, for all mappings | | take | | | `MappingGet` |
-//! | [`Block::make`] | restore, of another LPI | | | take | | `RedistributorGet` |
-//! | [`Irq::map`] | `MAPTI`, `MAPI` of an LPI with references | | take | | | `MappingGet` |
-//! | [`Irq::map`], HELD | `MAPTI`, `MAPI` | | take over | hand over | | two |
-//! | [`Irq::unmap`] | `DISCARD`, `MAPD`, `MAPTI`, teardown | | put | | | `MappingPut` |
-//! | [`Irq::hold`] | pending table, `GICR_SETLPIR` | | | take | | `RedistributorGet` |
-//! | [`Irq::release_held`] | vCPU removal, teardown | | | put | | `RedistributorPut` |
-//! | [`Irq::link`] | insertion | take | | | | `ListGet` |
-//! | [`Irq::link_and_fill_lr`] | staging | take | | | | `ListGet` |
-//! | [`Irq::unlink`], `Removed` | prune | put | | | | `ListPut` |
-//! | [`Irq::unlink`], `Migrating` | prune | hand over | | | take over | both |
-//! | [`Irq::fold_unlink`], `Removed` | exit, vCPU put | put | | | | `ListPut` |
-//! | [`Irq::fold_unlink`], `Migrating` | put, flush | hand over | | | take over | both |
-//! | [`Irq::fold_unlink_plain`] | exit | put | | | | `ListPut` |
-//! | [`Irq::put`] | the CPU that has moved the interrupt | | | | put | `MigrationPut` |
+//! | transition | made by | ap_list's | mapping's | migration's | trace point |
+//! |---|---|---|---|---|---|
+//! | [`Irq::new`] of an SPI, PPI or SGI | VM creation; the VM is the owner | | | | |
+//! | [`Irq::new`] of an LPI | `MAPTI`, `MAPI` | | take | | `MappingGet` |
+//! | [`Block::make`] | restore, with the references of all mappings of an LPI | | take | |
+//! `MappingGet` |
+//! | [`Irq::map`] | `MAPTI`, `MAPI` of an LPI with references | | take | | `MappingGet` |
+//! | [`Irq::unmap`] | `DISCARD`, `MAPD`, `MAPTI`, teardown | | put | | `MappingPut` |
+//! | [`Irq::link`] | insertion | take | | | `ListGet` |
+//! | [`Irq::link_and_fill_lr`] | staging | take | | | `ListGet` |
+//! | [`Irq::unlink`], `Removed` | prune | put | | | `ListPut` |
+//! | [`Irq::unlink`], `Migrating` | prune | hand over | | take over | both |
+//! | [`Irq::fold_unlink`], `Removed` | exit, vCPU put | put | | | `ListPut` |
+//! | [`Irq::fold_unlink`], `Migrating` | put, flush | hand over | | take over | both |
+//! | [`Irq::fold_unlink_plain`] | exit | put | | | `ListPut` |
+//! | [`Irq::put`] | the CPU that has moved the interrupt | | | put | `MigrationPut` |
 //!
 //! *Both* are `ListPut` and then `MigrationGet`.
-//! *Two* are `RedistributorPut` and then `MappingGet`.
 //!
 //! * The ap_list owns a reference exactly while `queued_on` names the list's vCPU. A fold alone
 //!   puts no reference: a folded interrupt is still on the list. The transitions that fold *and*
 //!   unlink put the reference because they unlink.
 //! * A migration inserts the interrupt on the new list, by [`Irq::link`] with a new reference, and
 //!   then puts the old list's reference.
-//! * A redistributor has at most one reference to an LPI, and only while no event is mapped to the
-//!   LPI. The LPI keeps the reference when it is no longer pending, so that the next pending state
-//!   allocates nothing: the VM's LPIs bound the memory.
 //! * A lookup takes no reference. The lookup's epoch guard keeps the interrupt allocated, not
 //!   alive: linking an interrupt without references fails, and raising an unmapped LPI has no
 //!   effect.
@@ -102,14 +94,14 @@ use crate::sync::{AtomicU16, AtomicU32, AtomicU64, Mutant, Watched, mutant};
 pub(crate) use block::Block;
 pub(crate) use links::Links;
 pub(crate) use outcome::{
-    Changed, FastFold, Folded, FollowUp, Held, Mapped, Pruned, PutResult, Raised, Refilled,
+    Changed, FastFold, Folded, FollowUp, Pruned, PutResult, Raised, Refilled,
 };
 pub(crate) use references::MAX_MAPPING_REFS;
 pub(crate) use state::State;
 pub(crate) use state::{
-    ACTIVE, AWAY, CANCEL_A, CANCEL_P, CONNECTED, ENABLED, GROUP1, HELD, HW, IN_LR, LEVEL, LINE,
-    LR_ACTIVE, LR_ASKED, LR_BITS, LR_HW, LR_LATCH, LR_PENDING, MESSAGE, PENDING, REF, RELEASING,
-    TARGET, UNMAPPED,
+    ACTIVE, CANCEL_A, CANCEL_P, CONNECTED, ENABLED, GROUP1, HW, IN_LR, LEVEL, LINE, LR_ACTIVE,
+    LR_ASKED, LR_BITS, LR_HW, LR_LATCH, LR_PENDING, MESSAGE, PENDING, REF, RELEASING, TARGET,
+    UNMAPPED,
 };
 
 /// A virtual interrupt.
@@ -127,7 +119,6 @@ pub(crate) struct Irq {
     intid: IntId,
     kind: Kind,
     icid: AtomicU16,
-    collection: AtomicU16,
     pintid: AtomicU16,
     readings: AtomicU32,
     home: Home,
@@ -150,7 +141,6 @@ impl Irq {
             intid,
             kind: intid.kind(),
             icid: AtomicU16::new(icid),
-            collection: AtomicU16::new(state::vcpu_field(state.target()) as u16),
             pintid: AtomicU16::new(0),
             readings: AtomicU32::new(0),
             home,
@@ -210,24 +200,6 @@ impl Irq {
         self.watched.read();
         // Relaxed: all accesses hold the ITS's command lock.
         self.icid.store(icid, Relaxed);
-    }
-
-    /// Returns the vCPU that the collection of the LPI's last mapping was mapped to when an ITS
-    /// last routed the LPI.
-    pub(crate) fn collection(&self) -> Option<VcpuId> {
-        self.watched.read();
-        // Relaxed: the caller has acquired AWAY, from a transition after the one that followed the
-        // store; `routing::bring_home` has the rest.
-        state::field_vcpu(self.collection.load(Relaxed).into())
-    }
-
-    /// Sets the vCPU of the LPI's collection, before the transition that routes the LPI there.
-    /// Under the ITS's command lock.
-    pub(crate) fn set_collection(&self, vcpu: Option<VcpuId>) {
-        self.watched.read();
-        // Relaxed: published by the transition that follows.
-        self.collection
-            .store(state::vcpu_field(vcpu) as u16, Relaxed);
     }
 
     /// Counts a reading of the LPI's configuration that begins. Returns the number of readings

@@ -46,17 +46,11 @@ impl Raised {
         self.old.is_idle()
     }
 
-    /// Returns true if the raise of an LPI leaves no work: the latch was set, and the LPI is mapped
-    /// and routed to its collection's vCPU.
+    /// Returns true if the raise leaves no work: the latch was set, and the interrupt is mapped and
+    /// has a target.
     #[inline]
     pub(crate) fn needs_nothing(self) -> bool {
-        self.old.is_latched_at_home() && !self.without_target()
-    }
-
-    /// Returns true for an LPI that was routed away from its collection's vCPU.
-    #[inline]
-    pub(crate) fn is_away(self) -> bool {
-        self.old.is_away()
+        self.old.latch() && !self.unmapped() && !self.without_target()
     }
 
     /// Returns the index of the target; beyond all vCPUs for none.
@@ -81,13 +75,6 @@ impl Raised {
     #[inline]
     pub(crate) fn without_target(self) -> bool {
         self.old.target().is_none()
-    }
-
-    /// Returns true for an LPI that was routed away from its collection's vCPU, and not pending
-    /// there outside the list registers: the raise is for the collection's vCPU.
-    #[inline]
-    pub(crate) fn is_for_collection(self) -> bool {
-        self.is_away() && !self.old.latch()
     }
 
     /// Returns the work left to the caller. The CPU that set the latch does the follow-up; raising
@@ -193,28 +180,6 @@ pub(crate) struct Folded {
     /// The hypervisor has to deactivate a physical interrupt, because the guest's deactivation was
     /// cancelled.
     pub(crate) deactivate: bool,
-}
-
-/// Result of taking a reference for a mapping.
-#[must_use]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Mapped {
-    /// The mapping has taken over the redistributor's reference.
-    pub(crate) was_held: bool,
-    /// The work left to the caller.
-    pub(crate) follow_up: FollowUp,
-}
-
-/// Result of making an LPI pending on a redistributor.
-#[must_use]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Held {
-    /// The redistributor has taken a reference.
-    pub(crate) took: bool,
-    /// The LPI was pending already.
-    pub(crate) coalesced: bool,
-    /// The change.
-    pub(crate) changed: Changed,
 }
 
 /// Result of putting a reference.

@@ -2,10 +2,8 @@
 //!
 //! | bits  | field      | meaning |
 //! |-------|------------|---------|
-//! | 0     | LINE       | SPI, PPI: level of the input line |
-//! |       | HELD       | LPI: a redistributor has a reference, and no event is mapped |
-//! | 1     | MESSAGE    | SPI: asserted by `GICD_SETSPI_NSR` while level-sensitive |
-//! |       | AWAY       | LPI: routed to another vCPU than its collection is mapped to |
+//! | 0     | LINE       | level of the input line |
+//! | 1     | MESSAGE    | asserted by `GICD_SETSPI_NSR` while level-sensitive, beside the line |
 //! | 2     | GROUP1     | `IGROUPR` |
 //! | 3     | LEVEL      | level-sensitive (`ICFGR`); LPIs and SGIs never |
 //! | 4     | HW         | a physical interrupt is active on the guest's behalf, to be deactivated |
@@ -124,15 +122,6 @@ const REFS_SHIFT: u32 = 48;
 pub(crate) const TARGET: u64 = VCPU << TARGET_SHIFT;
 /// One reference.
 pub(crate) const REF: u64 = 1 << REFS_SHIFT;
-/// Set while an LPI is routed to another vCPU than its collection is mapped to: the redistributor
-/// there has the pending state. The bit of [`MESSAGE`], which LPIs have no use for. A raise of an
-/// LPI with the bit is not of an idle interrupt ([`State::is_idle`]).
-pub(crate) const AWAY: u64 = MESSAGE;
-
-/// Set while a redistributor has a reference to an LPI that no event is mapped to, for the pending
-/// state. The bit of [`LINE`], which LPIs have no use for.
-pub(crate) const HELD: u64 = LINE;
-
 /// Sources of a level: the line, and messages.
 pub(crate) const ASSERTED: u64 = LINE | MESSAGE;
 /// All bits about the stay in a list register.
@@ -141,14 +130,14 @@ pub(crate) const LR_BITS: u64 =
 /// The implemented bits of a priority byte (32 levels).
 const PRIORITY: u8 = 0xf8;
 
-pub(super) const fn vcpu_field(vcpu: Option<VcpuId>) -> u64 {
+const fn vcpu_field(vcpu: Option<VcpuId>) -> u64 {
     match vcpu {
         Some(vcpu) => vcpu.0 as u64 + 1,
         None => 0,
     }
 }
 
-pub(super) const fn field_vcpu(field: u64) -> Option<VcpuId> {
+const fn field_vcpu(field: u64) -> Option<VcpuId> {
     match (field & VCPU) as u16 {
         0 => None,
         field => Some(VcpuId(field - 1)),
@@ -235,42 +224,6 @@ impl State {
     #[must_use]
     pub(crate) const fn with_target(self, target: Option<VcpuId>) -> Self {
         self.with(vcpu_field(target) << TARGET_SHIFT, VCPU << TARGET_SHIFT)
-    }
-
-    /// Returns true for an LPI with [`AWAY`].
-    #[inline]
-    #[must_use]
-    pub(crate) const fn is_away(self) -> bool {
-        self.0 & AWAY != 0
-    }
-
-    /// Returns true for an LPI with [`HELD`].
-    #[inline]
-    #[must_use]
-    pub(crate) const fn is_held(self) -> bool {
-        self.0 & HELD != 0
-    }
-
-    /// Returns true for an LPI that is mapped, pending outside the list registers, and not
-    /// [`AWAY`].
-    #[inline]
-    #[must_use]
-    pub(crate) const fn is_latched_at_home(self) -> bool {
-        self.0 & (PENDING | UNMAPPED | AWAY) == PENDING
-    }
-
-    /// Returns the state of an LPI routed to the vCPU that its collection is mapped to, or to none.
-    #[inline]
-    #[must_use]
-    pub(crate) const fn at_home(self, collection: Option<VcpuId>) -> Self {
-        self.with_target(collection).with(0, AWAY)
-    }
-
-    /// Returns the state of an LPI routed to the redistributor of `vcpu`, which has the pending
-    /// state, whatever the LPI's collection is mapped to.
-    #[must_use]
-    pub(crate) const fn moved_to(self, vcpu: VcpuId) -> Self {
-        self.with_target(Some(vcpu)).with(AWAY, 0)
     }
 
     /// Returns the state with `queued_on` naming `vcpu`. Before, the state is on no list. The

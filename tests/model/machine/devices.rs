@@ -95,10 +95,7 @@ impl Machine {
         let mapped = self.reference.itses[its].event(device, event);
         let pending =
             mapped.is_some_and(|(intid, _)| self.reference.lpis.mapped[&intid].interrupt.latch);
-        let moved = mapped.and_then(|(intid, _)| self.reference.lpis.mapped[&intid].at);
         let accepted = self.reference.translate(its, device, event);
-        let at = mapped.and_then(|(intid, _)| self.reference.lpis.mapped[&intid].at);
-        note_if(accepted && moved != at, "an MSI comes home after MOVALL");
         note(match accepted {
             true if pending => "an MSI coalesces",
             true => "an MSI is taken",
@@ -113,8 +110,8 @@ impl Machine {
         );
     }
 
-    /// Returns true for an MSI to a PE with LPIs disabled, which the architecture ignores, and for
-    /// one of an LPI that is pending on another PE: see the module docs.
+    /// Returns true for an MSI to a PE with LPIs disabled, which the architecture ignores: see the
+    /// module docs.
     fn is_ignored(&self, its: usize, device: u64, event: u64) -> bool {
         self.reference.itses[its]
             .event(device, event)
@@ -122,7 +119,6 @@ impl Machine {
                 let at = self.reference.itses[its].collection(icid);
                 at.is_some_and(|pe| self.lpis_are_off(pe))
                     && !self.reference.lpis.mapped[&intid].interrupt.latch
-                    || self.pends_elsewhere(its, intid, icid)
             })
     }
 }

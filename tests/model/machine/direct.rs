@@ -306,7 +306,6 @@ impl Machine {
             && self.reference.itses[its].enabled
             && let Some(pe) = self.reference.itses[its].collection(icid)
             && !self.lpis_are_off(pe)
-            && !self.pends_elsewhere(its, intid, icid)
         {
             let sent = match how {
                 Early::Held => {

@@ -83,8 +83,6 @@ fn without_what_kvm_lacks(mut state: VmState, memory: &Memory) -> VmState {
     }
 
     let mut lpis = std::mem::take(&mut state.lpis);
-    // The tables have an entry for each event.
-    lpis.retain(|lpi| is_mapped(&state, lpi));
     for lpi in &mut lpis {
         // An LPI goes where its collection is, and what the guest has configured counts from then
         // on.
@@ -101,12 +99,6 @@ fn without_what_kvm_lacks(mut state: VmState, memory: &Memory) -> VmState {
     }
     state.lpis = lpis;
     state
-}
-
-fn is_mapped(state: &VmState, lpi: &LpiState) -> bool {
-    let devices = state.its.iter().flat_map(|its| &its.devices);
-    let mut events = devices.flat_map(|device| &device.events);
-    events.any(|event| event.intid == lpi.intid)
 }
 
 /// Returns the vCPU of an LPI's collection, in the first ITS that maps the LPI.

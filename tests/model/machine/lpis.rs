@@ -7,8 +7,9 @@
 use vgic::mmio::{MmioOutcome, Width};
 
 use super::embedder::{QUEUE_SIZE, queue};
-use super::{Machine, vcpu};
+use super::{Machine, VALID, vcpu};
 use crate::coverage::{note, note_if};
+use crate::operation::ITSES;
 use crate::reference::its::Fault;
 
 /// Command numbers (IHI 0069, 5.3).
@@ -29,6 +30,7 @@ impl Machine {
         let followers = match number {
             MOVI => self.moves_of_the_others(its, command),
             MAPC => Some(self.maps_of_the_others(its, command)),
+            MOVALL => Some(self.maps_after_movall(command)),
             _ => Some(Vec::new()),
         };
 
@@ -38,15 +40,7 @@ impl Machine {
 
         // The following commands need enabled ITSes.
         let enabled = |its: &usize| self.reference.itses[*its].enabled;
-        let defined = |its, command: [u64; 4]| {
-            // The moves of one LPI's events are defined together.
-            number == MOVI || self.is_defined(its, command)
-        };
-        if !followers
-            .iter()
-            .all(|(its, then)| enabled(its) && defined(*its, *then))
-            || !self.is_defined(its, command)
-        {
+        if !followers.iter().all(|(its, _)| enabled(its)) || !self.is_defined(its, command) {
             return;
         }
 
@@ -76,7 +70,7 @@ impl Machine {
             machine.write_gits(pe, its, 0x88, Width::Double, next);
             machine.quiesce();
         });
-        // `MOVALL` takes pending states out of the hardware.
+        // `MOVALL` takes pending states out of the hardware. The `MAPC` after it brings them back.
         self.forget_doubled();
 
         self.waiting[its].push(command);
@@ -207,20 +201,38 @@ impl Machine {
         }
     }
 
+    /// Returns the MAPCs required after MOVALL: see the module docs of [`super`].
+    fn maps_after_movall(&self, command: [u64; 4]) -> Vec<(usize, [u64; 4])> {
+        let (from, to) = (command[2] >> 16, command[3] >> 16);
+        if to as usize >= crate::operation::PES {
+            // The command fails.
+            return Vec::new();
+        }
+
+        let mut maps = Vec::new();
+        for (its, size) in ITSES.iter().enumerate() {
+            for icid in 0..size.collections {
+                if self.reference.itses[its].collection(icid) == Some(from as usize) {
+                    maps.push((its, [MAPC, 0, VALID | to << 16 | icid, 0]));
+                }
+            }
+        }
+        maps
+    }
+
     // --- defined outcomes ------------------------------------------------------------------------
 
     pub(super) fn lpis_are_off(&self, pe: usize) -> bool {
         !self.reference.redistributors[pe].lpis_enabled
     }
 
-    /// Returns whether an LPI is pending on another PE than an MSI of the collection is for. The
-    /// library has one pending state of the LPI.
-    pub(super) fn pends_elsewhere(&self, its: usize, intid: u32, icid: u64) -> bool {
-        let (lpi, to) = (
-            &self.reference.lpis.mapped[&intid],
-            self.reference.itses[its].collection(icid),
-        );
-        lpi.interrupt.latch && to.is_some() && lpi.at != to
+    /// Returns whether an LPI is pending in the table of a PE with LPIs disabled, which ignores
+    /// commands on the LPI. The library has one pending state of the LPI, and does not.
+    fn is_held(&self, intid: u32) -> bool {
+        let tables = self.reference.lpis.pending.iter().enumerate();
+        tables
+            .filter(|(pe, _)| self.lpis_are_off(*pe))
+            .any(|(_, table)| table.contains(&intid))
     }
 
     /// Returns whether a collection targets a PE with LPIs disabled.
@@ -240,7 +252,8 @@ impl Machine {
         }
 
         let found = here.event(device, event);
-        let pending = |intid| self.reference.lpis.mapped[&intid].interrupt.latch;
+        let pending =
+            |intid| self.reference.lpis.mapped[&intid].interrupt.latch || self.is_held(intid);
         match number {
             MAPTI | MAPI => {
                 let intid = match number {
@@ -253,20 +266,24 @@ impl Machine {
                     .filter(|(i, d, e, _)| (*i, *d, *e) != (its, device, event));
                 others.all(|(other, _, _, of)| {
                     of == icid && self.reference.itses[other].collection(of) == to
-                }) && !(found.is_some_and(|(old, _)| old == intid && pending(old))
-                    && self.leads_to_none(its, icid))
+                }) && found.is_none_or(|(old, _)| !self.is_held(old))
+                    && !(found.is_some_and(|(old, _)| old == intid && pending(old))
+                        && self.leads_to_none(its, icid))
             }
             MAPC => {
                 let to = (command[2] >> 63 != 0).then_some((command[2] >> 16 & 0xffff) as usize);
                 to == here.collection(icid) || self.nothing_pends(its, icid, to)
             }
-            MOVI => {
-                found.is_none_or(|(intid, _)| !pending(intid) || !self.leads_to_none(its, icid))
-            }
+            MAPD => here
+                .events()
+                .all(|(d, _, intid, _)| d != device || !self.is_held(intid)),
+            MOVI => found.is_none_or(|(intid, _)| {
+                !pending(intid) || !self.is_held(intid) && !self.leads_to_none(its, icid)
+            }),
             INT => {
                 found.is_none_or(|(intid, icid)| pending(intid) || !self.leads_to_none(its, icid))
-                    && found.is_none_or(|(intid, icid)| !self.pends_elsewhere(its, intid, icid))
             }
+            CLEAR | DISCARD => found.is_none_or(|(intid, _)| !self.is_held(intid)),
             MOVALL => [command[2], command[3]]
                 .into_iter()
                 .filter_map(|word| self.reference.redistributors.get((word >> 16) as usize))
@@ -281,8 +298,11 @@ impl Machine {
         self.reference.itses[its]
             .events()
             .filter(|(_, _, _, of)| *of == icid)
-            .map(|(_, _, intid, _)| &self.reference.lpis.mapped[&intid])
-            .all(|lpi| !lpi.interrupt.latch || lpi.at == to)
+            .map(|(_, _, intid, _)| (intid, &self.reference.lpis.mapped[&intid]))
+            .all(|(intid, lpi)| {
+                let pends = lpi.interrupt.latch || self.is_held(intid);
+                !pends || lpi.at == to
+            })
     }
 }
 

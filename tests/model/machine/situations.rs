@@ -107,11 +107,7 @@ impl Machine {
     /// Notes the effects of EnableLPIs = 1.
     pub(super) fn note_enabling(&self, before: &Shot) {
         for (intid, lpi) in &self.reference.lpis.mapped {
-            // Not one that the pending table has brought.
-            let Some((old, ..)) = before.lpis.get(intid) else {
-                continue;
-            };
-            let new = lpi.interrupt;
+            let (old, new) = (before.lpis[intid].0, lpi.interrupt);
             note_if(new.latch && !old.latch, "LPI on: the pending table says so");
             note_if(
                 (old.priority, old.enabled) != (new.priority, new.enabled),

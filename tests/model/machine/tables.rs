@@ -63,7 +63,6 @@ impl Machine {
             return;
         }
 
-        let table = self.without_lpis_elsewhere(of, table);
         let stored = !self.reference.lpis.pending[of].is_empty();
         note_if(stored && table == 0, "LPI on: what was stored is given up");
         note_if(
@@ -95,48 +94,11 @@ impl Machine {
             false => self.reference.lpis.pending[of].clone(),
         };
         // The library raises what the table has.
-        note_if(
-            read.iter()
-                .any(|intid| !self.reference.lpis.mapped.contains_key(intid)),
-            "LPI on: the table has an LPI that is not mapped",
-        );
-        note_if(
-            read.iter().any(|intid| {
-                let lpi = self.reference.lpis.mapped.get(intid);
-                lpi.is_some_and(|lpi| lpi.mappings() > 0 && lpi.at != Some(of))
-            }),
-            "LPI on: the table has an LPI of another PE",
-        );
         let raised = read.into_iter().filter(|intid| self.hardware_has(*intid));
         let doubled: Vec<u32> = raised.collect();
         self.doubled.extend(doubled);
         self.write_enable_lpis(pe, of, true);
         self.note_enabling(&before);
-    }
-
-    /// Returns a table for PE `of` without LPIs that are pending on other PEs: by the architecture
-    /// they would be pending twice, and the library has one pending state of each.
-    fn without_lpis_elsewhere(&self, of: usize, table: u32) -> u32 {
-        let lpis = &self.reference.lpis;
-        let elsewhere = |intid: &u32| {
-            let lpi = lpis.mapped.get(intid);
-            lpi.is_some_and(|lpi| lpi.interrupt.latch && lpi.at != Some(of))
-        };
-        let kept = &lpis.pending[of];
-        let left: Vec<u32> = match table {
-            KEPT_TABLE if !kept.iter().any(elsewhere) => return KEPT_TABLE,
-            KEPT_TABLE => kept.iter().copied().collect(),
-            table => (0..LPIS)
-                .filter(|n| table >> n & 1 != 0)
-                .map(|n| FIRST_LPI + n)
-                .collect(),
-        };
-        // A table that is written has bits below that of `KEPT_TABLE`.
-        let below = FIRST_LPI + LPIS;
-        let here = left
-            .iter()
-            .filter(|intid| !elsewhere(intid) && **intid < below);
-        here.fold(0, |table, intid| table | 1 << (intid - FIRST_LPI))
     }
 
     pub(super) fn disable_lpis(&mut self, pe: usize, of: usize) {

@@ -5,6 +5,7 @@ use std::vec::Vec;
 
 use crate::intid::{IntId, VcpuId};
 
+use super::super::state::ASSERTED;
 use super::super::{
     ACTIVE, CANCEL_A, CANCEL_P, CONNECTED, ENABLED, GROUP1, HW, IN_LR, LEVEL, LINE, LR_ACTIVE,
     LR_ASKED, LR_BITS, LR_HW, LR_LATCH, LR_PENDING, MESSAGE, PENDING, RELEASING, State, UNMAPPED,
@@ -81,11 +82,7 @@ const RULES: &[Rule] = &[
     ),
     (
         "an LPI is an edge of Group 1, and no physical interrupt's",
-        |lpi, s| !lpi || (s.group1() && !has_any(s, LEVEL | HW | LR_HW)),
-    ),
-    (
-        "an LPI that is held has the redistributor's reference",
-        |lpi, s| !lpi || !s.is_held() || other_refs(s) != 0,
+        |lpi, s| !lpi || (s.group1() && !has_any(s, LEVEL | ASSERTED | HW | LR_HW)),
     ),
     (
         "an LPI has no active state outside the list registers",

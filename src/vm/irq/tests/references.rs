@@ -1,7 +1,7 @@
 //! Tables of the transitions of mappings and migrations.
 
-use super::super::FollowUp::{self, Insert, Nothing, Recall, Requeue, Reraised};
-use super::super::{Held, Irq, Mapped, PutResult};
+use super::super::FollowUp::{self, Insert, Nothing, Recall, Requeue};
+use super::super::{Irq, PutResult};
 use super::{LPI, NONE, SPI, V0, V1, irq_in, table, word};
 
 /// Result of a put, without the states: the table has them.
@@ -20,61 +20,10 @@ use Owner::Left;
 /// The reference was the last one.
 const LAST: Owner = Owner::None;
 
-fn follow_up_of(mapped: Option<Mapped>) -> Option<FollowUp> {
-    mapped.map(|mapped| mapped.follow_up)
-}
-
-fn held(held: Option<Held>) -> Option<(bool, FollowUp)> {
-    held.map(|held| (held.took, held.changed.follow_up))
-}
-
-/// Pending tables, and `GICR_SETLPIR`, of vCPU 1.
-#[test]
-fn hold() {
-    // `LINE` is HELD, and `MESSAGE` is AWAY.
-    table! { LPI, |irq: &Irq| held(irq.hold(V1));
-        "mapped to another vCPU":
-            [ENABLED GROUP1 refs: 1] => [PENDING ENABLED GROUP1 MESSAGE to: V1 refs: 1],
-            Some((false, Insert));
-        "pending there: one pending state":
-            [PENDING ENABLED GROUP1 on: V0 refs: 2] => unchanged, Some((false, Nothing));
-        "in a list register there, perhaps taken":
-            [ENABLED GROUP1 IN_LR LR_PENDING LR_LATCH on: V0 refs: 2]
-            => [PENDING ENABLED GROUP1 MESSAGE IN_LR LR_PENDING LR_LATCH on: V0 to: V1 refs: 2],
-            Some((false, Recall(V0)));
-        "held, and in a list register here, perhaps taken":
-            [ENABLED GROUP1 LINE MESSAGE IN_LR LR_PENDING LR_LATCH on: V1 to: V1 refs: 2]
-            => [PENDING ENABLED GROUP1 LINE MESSAGE IN_LR LR_PENDING LR_LATCH on: V1 to: V1 refs: 2],
-            Some((false, Reraised(V1)));
-        "unmapped, but still on a list":
-            [ENABLED GROUP1 UNMAPPED on: V0 refs: 1]
-            => [PENDING ENABLED GROUP1 LINE MESSAGE on: V0 to: V1 refs: 2],
-            Some((true, Requeue(V0)));
-        "no references: another CPU frees it":
-            [ENABLED GROUP1 UNMAPPED refs: 0] => unchanged, None;
-    }
-}
-
-/// The end of a redistributor that holds LPIs.
-#[test]
-fn release_held() {
-    // `LINE` is HELD, and `MESSAGE` is AWAY.
-    table! { LPI, |irq: &Irq| irq.release_held(|state| state.target() == Some(V1)).map(ended);
-        "pending, in nobody's list":
-            [PENDING GROUP1 LINE MESSAGE to: V1 refs: 1] => [GROUP1 UNMAPPED MESSAGE to: V1 refs: 0],
-            Some((LAST, Nothing));
-        "waits: the list puts the last reference":
-            [PENDING ENABLED GROUP1 LINE MESSAGE on: V1 to: V1 refs: 2]
-            => [ENABLED GROUP1 UNMAPPED MESSAGE on: V1 to: V1 refs: 1], Some((Left, Requeue(V1)));
-        "another vCPU's": [PENDING GROUP1 LINE MESSAGE refs: 1] => unchanged, None;
-        "mapped": [PENDING ENABLED GROUP1 to: V1 refs: 1] => unchanged, None;
-    }
-}
-
 /// `MAPTI` of an LPI that has references.
 #[test]
 fn map() {
-    table! { LPI, |irq: &Irq| follow_up_of(irq.map(Some(V0)));
+    table! { LPI, |irq: &Irq| irq.map(Some(V0));
         "a second event of the LPI":
             [ENABLED GROUP1 refs: 1] => [ENABLED GROUP1 refs: 2], Some(Nothing);
         "pending, and in nobody's list yet":
@@ -102,17 +51,7 @@ fn map() {
         "as many references as the count should have":
             [GROUP1 refs: 0x8000] => unchanged, None;
     }
-    // `LINE` is HELD, and `MESSAGE` is AWAY.
-    table! { LPI, |irq: &Irq| follow_up_of(irq.map(Some(V0)));
-        "held, and not pending any more: the mapping takes the reference over":
-            [ENABLED GROUP1 LINE MESSAGE to: V1 refs: 1] => [ENABLED GROUP1 refs: 1], Some(Nothing);
-        "held by another vCPU, with a pending state that stays there":
-            [PENDING ENABLED GROUP1 LINE MESSAGE on: V1 to: V1 refs: 2]
-            => [PENDING ENABLED GROUP1 MESSAGE on: V1 to: V1 refs: 2], Some(Requeue(V1));
-        "held by the vCPU of the collection":
-            [PENDING GROUP1 LINE MESSAGE refs: 1] => [PENDING GROUP1 refs: 1], Some(Nothing);
-    }
-    table! { LPI, |irq: &Irq| follow_up_of(irq.map(None));
+    table! { LPI, |irq: &Irq| irq.map(None);
         "to a collection without a target":
             [ENABLED GROUP1 refs: 1] => [ENABLED GROUP1 to: NONE refs: 2], Some(Nothing);
     }
@@ -190,7 +129,7 @@ fn an_lpi_revived_in_a_list_register_forgets_its_old_pending_state() {
     assert!(irq.fill_lr_plain(V0, irq.state()).is_some());
     assert_eq!(ended(irq.unmap()), (Left, Recall(V0)));
     assert!(irq.raise().unmapped());
-    assert_eq!(follow_up_of(irq.map(Some(V0))), Some(Recall(V0)));
+    assert_eq!(irq.map(Some(V0)), Some(Recall(V0)));
     assert!(!irq.state().shows_pending());
     assert_eq!(irq.raise().follow_up(), FollowUp::Reraised(V0));
     let (fold, pruned) = irq.fold_unlink(V0, register::PENDING);

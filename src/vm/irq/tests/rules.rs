@@ -236,9 +236,7 @@ fn change_in_list_register_recalls(step: &Step) -> bool {
     // Without HW, a list register has nothing to do with the connection.
     let unplugged = if old.lr_hw() { 0 } else { CONNECTED };
     let ignored = ASSERTED | HW | unplugged | if old.unmapped() { PENDING } else { 0 };
-    // With another target, the list register is folded as for any move.
-    let stays = old.target() == new.target();
-    let edge_has_come = stays && new.latch() && !old.latch() && !old.unmapped();
+    let edge_has_come = new.latch() && !old.latch() && !old.unmapped();
     let level_has_dropped = old.level_is_high() && !new.level_is_high();
     let others = changed & !ignored != 0;
     if edge_has_come {

@@ -5,9 +5,9 @@ use core::ops::RangeInclusive;
 use crate::lr::ListRegister;
 
 use super::super::{
-    ACTIVE, AWAY, CANCEL_A, CANCEL_P, CONNECTED, Changed, ENABLED, Folded, FollowUp, GROUP1, HELD,
-    HW, Held, IN_LR, Irq, LEVEL, LINE, LR_ACTIVE, LR_ASKED, LR_BITS, LR_HW, LR_LATCH, LR_PENDING,
-    MESSAGE, Mapped, PENDING, Pruned, PutResult, RELEASING, Raised, State, UNMAPPED,
+    ACTIVE, CANCEL_A, CANCEL_P, CONNECTED, Changed, ENABLED, Folded, FollowUp, GROUP1, HW, IN_LR,
+    Irq, LEVEL, LINE, LR_ACTIVE, LR_ASKED, LR_BITS, LR_HW, LR_LATCH, LR_PENDING, MESSAGE, PENDING,
+    Pruned, PutResult, RELEASING, Raised, State, UNMAPPED,
 };
 use super::legal::{other_refs, words};
 use super::rules::{PRIORITY, QUEUED, REFS, References, Said, Step, TARGET, check, place};
@@ -54,12 +54,11 @@ fn lpi(case: Case) -> bool {
 
 /// The owner of a reference besides the list's and, except for LPIs, the VM's.
 fn owner(case: Case) -> bool {
-    // The VM has a reference, and so has a redistributor that holds an LPI.
-    other_refs(case.state) > u16::from(not_lpi(case) || case.state.is_held())
+    other_refs(case.state) > u16::from(not_lpi(case))
 }
 
 fn mapping(case: Case) -> bool {
-    lpi(case) && !case.state.is_held() && owner(case)
+    lpi(case) && owner(case)
 }
 
 /// The holder of the list's lock, for an interrupt that waits.
@@ -247,28 +246,15 @@ fn put(irq: &Irq, put: fn(&Irq) -> PutResult) -> Said {
     }
 }
 
-fn mapped(mapped: Option<Mapped>) -> Said {
-    let references = match mapped {
-        Some(mapped) if !mapped.was_held => References::OtherTakes,
-        _ => References::Unchanged,
+fn mapped(follow_up: Option<FollowUp>) -> Said {
+    let references = if follow_up.is_some() {
+        References::OtherTakes
+    } else {
+        References::Unchanged
     };
-    let follow_up = mapped.map_or(FollowUp::Nothing, |mapped| mapped.follow_up);
     Said {
         references,
-        ..said(follow_up, NOT_COUNTED)
-    }
-}
-
-fn held(held: Option<Held>) -> Said {
-    let references = match held {
-        Some(held) if held.took => References::OtherTakes,
-        _ => References::Unchanged,
-    };
-    let follow_up = held.map_or(FollowUp::Nothing, |held| held.changed.follow_up);
-    let counted = i64::from(held.is_some_and(|held| !held.coalesced));
-    Said {
-        references,
-        ..said(follow_up, counted..=counted)
+        ..said(follow_up.unwrap_or(FollowUp::Nothing), NOT_COUNTED)
     }
 }
 
@@ -463,8 +449,7 @@ const FOLDING: &[Transition] = &[
 
 #[rustfmt::skip]
 const REFERENCES: &[Transition] = &[
-    transition("map", lpi, UNMAPPED | PENDING | TARGET | REFS | HELD | AWAY, |irq| mapped(irq.map(Some(V1)))),
-    transition("hold", lpi, UNMAPPED | PENDING | TARGET | REFS | HELD | AWAY, |irq| held(irq.hold(V1))),
+    transition("map", lpi, UNMAPPED | PENDING | TARGET | REFS, |irq| mapped(irq.map(Some(V1)))),
     transition("unmap", mapping, UNMAPPED | PENDING | CANCEL_P | REFS, |irq| put(irq, Irq::unmap)),
     transition("put", owner, UNMAPPED | PENDING | CANCEL_P | REFS, |irq| put(irq, Irq::put)),
 ];

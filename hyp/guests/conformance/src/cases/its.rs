@@ -217,21 +217,6 @@ pub(super) const CASES: &[Case] = &[
         expect_none()
     })
     .on(Cpus::Two),
-    Case::new("its.movall_and_the_next", "5.3 MOVALL, INT", |m| {
-        let its = open_with_one_event(m)?;
-        for _ in 0..3 {
-            set_pmr(0);
-            its.raise(DEVICE, EVENT)?;
-            its.move_all(0, 1)?;
-            equal("what CPU 1 takes", cpus::on(1, take_and_end), LPI)?;
-            set_pmr(OPEN);
-            expect_none()?;
-            its.raise(DEVICE, EVENT)?;
-            expect_and_end(LPI)?;
-        }
-        equal("what CPU 1 takes then", cpus::on(1, take_and_end), NONE)
-    })
-    .on(Cpus::Two),
     Case::new("its.movall_leaves_other_cpus", "5.3 MOVALL", |m| {
         skip_unless("needs three CPUs", m.cpus >= 3)?;
         let its = open_with_one_event(m)?;

@@ -257,59 +257,6 @@ pub(super) const CASES: &[Case] = &[
         },
     ),
     Case::new(
-        "lpi.table_of_unmapped_lpis",
-        "GICR_PENDBASER, 5.1 LPI pending table",
-        |m| {
-            let its = Its::prepare(m)?;
-            for cpu in 1..m.cpus {
-                its.enable_lpis(cpu, true);
-            }
-            its.start()?;
-            its.map_device(DEVICE)?;
-            for event in 0..4 {
-                its.configure(FIRST_LPI + event, 0xa0 | ENABLED);
-                its.set_in_pending_table(0, FIRST_LPI + event);
-            }
-            set_pmr(0);
-            its.enable_lpis(0, false);
-
-            // One of them is mapped to another CPU meanwhile, and stays where it is pending.
-            let there = (m.cpus - 1) as u64;
-            its.map_event(DEVICE, 2, FIRST_LPI + 2, there)?;
-            set_pmr(OPEN);
-            let mut taken = 0u32;
-            for _ in 0..4 {
-                let lpi = take_and_end();
-                holds("one of them", (FIRST_LPI..FIRST_LPI + 4).contains(&lpi))?;
-                taken |= 1 << (lpi - FIRST_LPI);
-            }
-            equal("those that the table says", taken, 0b1111)?;
-            expect_none()
-        },
-    )
-    .unlike_kvm("it reads the pending bits of mapped LPIs only"),
-    Case::new(
-        "lpi.table_of_another_cpu",
-        "GICR_PENDBASER, 5.1 LPI pending table",
-        |m| {
-            let its = Its::prepare(m)?;
-            for cpu in (0..m.cpus).filter(|cpu| *cpu != 1) {
-                its.enable_lpis(cpu, true);
-            }
-            its.start()?;
-            its.map_device(DEVICE)?;
-            its.map_event(DEVICE, 0, FIRST_LPI, 0)?;
-            its.set_in_pending_table(1, FIRST_LPI);
-            its.enable_lpis(1, false);
-            expect_none()?;
-            equal("what CPU 1 takes", cpus::on(1, take_and_end), FIRST_LPI)?;
-            its.raise(DEVICE, 0)?;
-            expect_and_end(FIRST_LPI)
-        },
-    )
-    .unlike_kvm("it makes an LPI of any pending table pending on its collection's CPU")
-    .on(Cpus::Two),
-    Case::new(
         "lpi.stored_when_off",
         "GICR_CTLR.EnableLPIs, 5.1 LPI pending table",
         |m| {
