@@ -78,7 +78,7 @@ fn signalled(shadow: &IchShadow, interface: &impl CpuInterface) -> Option<(usize
 }
 
 /// Returns the most urgent pending interrupt of the groups that the interface enables, with the
-/// index of its list register. One that is active too waits for its deactivation.
+/// index of its list register. An active one waits for its deactivation.
 fn most_urgent_pending(shadow: &IchShadow, vmcr: u64) -> Option<(usize, ListRegister)> {
     bits(shadow.in_use)
         .map(|index| (index, shadow.images[index]))
@@ -87,7 +87,8 @@ fn most_urgent_pending(shadow: &IchShadow, vmcr: u64) -> Option<(usize, ListRegi
         .min_by_key(|(_, lr)| lr.priority())
 }
 
-/// Returns what a vCPU's interface asserts: [`Vgic::virtual_lines`](crate::Vgic::virtual_lines).
+/// Returns the lines asserted by a vCPU's interface:
+/// [`Vgic::virtual_lines`](crate::Vgic::virtual_lines).
 pub(crate) fn lines<H: Host, I: CpuInterface>(
     vm: &Vm<H>,
     cpu: &Cpu<I>,
@@ -153,8 +154,8 @@ impl<'a, H: Host, I: CpuInterface> Gicc<'a, H, I> {
         self.fold();
     }
 
-    /// Publishes what the interface would take, after an access, and routes SPIs with several
-    /// targets by it.
+    /// Publishes the state of the interface after an access, and routes SPIs with several targets
+    /// anew.
     pub(crate) fn publish(&self) {
         let vmcr = self.registers().read_vmcr();
         if (self.state).publish(vmcr, priority::running(self.registers()))

@@ -4,9 +4,9 @@
 //! `ICH_*_EL2`.
 //!
 //! # Sources of SGIs
-//! An SGI of a GICv2 comes from a CPU, and a vCPU that acknowledges it reads which: the SGI is
-//! pending once for each source (IHI 0048, 3.2.2, 4.3.15). The state word of the SGI is pending
-//! while a source is, and the sources are beside the word:
+//! An SGI of a GICv2 comes from a CPU, the *source*, and the acknowledging vCPU reads its number:
+//! the SGI is pending once for each source (IHI 0048, 3.2.2, 4.3.15). The state word of the SGI is
+//! pending while a source is, and the sources are beside the word:
 //! 1. A sender adds its bit and then raises the SGI. Both are atomic, and any CPU may do so.
 //! 2. The vCPU's own CPU takes a source at the acknowledge, and raises the SGI again if it finds
 //!    another source left. Nobody else takes sources away: `GICD_CPENDSGIR<n>` is banked.
@@ -16,10 +16,11 @@
 //!
 //! # SPIs with several targets
 //! One of the CPUs of `GICD_ITARGETSR<n>` takes the SPI (the 1-N model, IHI 0048, 1.4.2). A CPU
-//! that masks it, or is busy with a more urgent one, does not keep it from the others: each
-//! interface publishes what it would take, in [`Interface::opening`], and
-//! [`delivery::routing`](crate::delivery::routing) routes such SPIs by that, whenever it changes.
-//! So that an access takes bounded time, [`MOST_SHARED`] SPIs are so, and others go to the lowest.
+//! masking the SPI, or busy with a more urgent interrupt, does not keep the others from taking the
+//! SPI: each interface publishes its mask, enables and running priority in [`Interface::opening`],
+//! and [`delivery::routing`](crate::delivery::routing) routes the SPIs by these values, after each
+//! change. For a bound on the time of an access, [`MOST_SHARED`] SPIs are routed so. Others go to
+//! the lowest target.
 #![cfg_attr(
     not(test),
     deny(
@@ -52,8 +53,8 @@ pub(crate) struct Gicv2 {
     shared: [AtomicU64; SHARED_WORDS],
 }
 
-/// Most SPIs with several targets that are routed by what the CPU interfaces would take. CPUs that
-/// add some at once may exceed it, by one each.
+/// Most SPIs with several targets routed by the state of the CPU interfaces. CPUs adding SPIs at
+/// the same time may exceed the number, by one each.
 const MOST_SHARED: u32 = 64;
 
 /// Words of [`Gicv2::shared`].
@@ -176,8 +177,8 @@ impl Interface {
             .store(control & (CTLR_ACK_CTL | CTLR_FIQ_EN), Relaxed);
     }
 
-    /// Publishes what the interface would take. Returns whether it has changed. On the CPU that has
-    /// the vCPU, or with the vCPU claimed.
+    /// Publishes the state of the interface. Returns true for a change. On the CPU that has the
+    /// vCPU, or with the vCPU claimed.
     pub(crate) fn publish(&self, vmcr: u64, running_priority: u8) -> bool {
         let opening = vmcr & u64::from(u32::MAX) | u64::from(running_priority) << u32::BITS;
         // Relaxed: only this CPU writes it, and the fence gives the order.
@@ -193,8 +194,8 @@ impl Interface {
         changed
     }
 
-    /// Returns whether the interface would take a pending interrupt of this priority and group: its
-    /// group is enabled, and neither the mask nor the running priority holds it back.
+    /// Returns true if the interface would take a pending interrupt of the priority and group: the
+    /// group is enabled, and neither the mask nor the running priority holds the interrupt back.
     pub(crate) fn would_take(&self, priority: u8, group1: bool) -> bool {
         // Relaxed: the fence in `publish` gives the order.
         let opening = self.opening.load(Relaxed);
@@ -231,7 +232,7 @@ impl Interface {
         }
     }
 
-    /// Takes sources of SGI `sgi` away. Returns those that are left. On the CPU that has the vCPU.
+    /// Takes sources of SGI `sgi` away. Returns the remaining ones. On the CPU that has the vCPU.
     pub(crate) fn remove(&self, sgi: usize, sources: u8) -> u8 {
         self.pending.get(sgi).map_or(0, |pending| {
             // AcqRel: as in `add`.
