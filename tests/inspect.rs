@@ -212,7 +212,7 @@ fn dumps_change_nothing() {
         assert_eq!(dump(&machine), first);
     }
     assert_eq!(observe(), before);
-    let debug = "Vgic { vcpus: 3, spis: 988, lpis: ";
+    let debug = "Vgic { vcpus: 3, spis: 988, extended_spis: 0, extended_ppis: 0, lpis: ";
     assert!(format!("{:?}", machine.vm).starts_with(debug));
 
     // A formatter that fails ends the dump.

@@ -3,7 +3,7 @@
 use crate::error::{ForeignDomain, TORN_DOWN};
 use crate::intid::{Affinity, IntId, ItsId};
 
-/// Reason for refusing a [`Config`] or a further vCPU.
+/// Reason for refusing a [`Config`](crate::Config) or a further vCPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum ConfigError {
@@ -25,7 +25,8 @@ pub enum ConfigError {
     ExtendedSpiCount(u32),
     /// A number of extended PPIs other than 0, 32 or 64.
     ExtendedPpiCount(u32),
-    /// A number of LPIs other than 0, a power of two from 32 to 65,536, or [`LPIS_OF_16_BITS`].
+    /// A number of LPIs other than 0, a power of two from 32 to 65,536, or
+    /// [`LPIS_OF_16_BITS`](super::LPIS_OF_16_BITS).
     LpiCount(u32),
     /// An ITS in a VM without LPIs.
     ItsWithoutLpis,

@@ -7,7 +7,7 @@
 //! preemption bits is not in the state, and is for the embedder to compare.
 //!
 //! The embedder's part:
-//! * The VM to restore to is created from the same [`Config`](crate::Config), which is not in the
+//! * The VM to restore to is created from the same [`Config`], which is not in the
 //!   state and has no form of `serde`: the embedder sends the fields.
 //! * A restore compares the numbers of SPIs, extended SPIs and PPIs, vCPUs and ITSes, the
 //!   affinities and the quotas, and no address. Of LPIs, collections and bits of DeviceID and
