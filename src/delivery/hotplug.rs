@@ -100,6 +100,10 @@ pub(crate) fn remove_vcpu<H: Host>(
     pin: &CpuPin<'_>,
     id: VcpuId,
 ) -> Result<(), RemoveError> {
+    if vm.gicv2.is_some() {
+        return Err(RemoveError::Gicv2);
+    }
+
     let _growth = vm.growth.lock(pin.locks());
     if vm.is_torn_down() {
         return Err(RemoveError::TornDown);
@@ -108,9 +112,6 @@ pub(crate) fn remove_vcpu<H: Host>(
     let vcpu = vm.vcpu(id).ok_or(RemoveError::UnknownVcpu(id))?;
     if id.index() == 0 {
         return Err(RemoveError::FirstVcpu);
-    }
-    if vm.gicv2.is_some() {
-        return Err(RemoveError::Gicv2);
     }
 
     vcpu.residency.remove().map_err(|found| match found.cpu() {

@@ -35,7 +35,7 @@
 use crate::config::MAX_GICV2_VCPUS;
 use crate::cpu_interface::priority;
 use crate::intid::{IntId, VcpuId};
-use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
+use crate::sync::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Mutant, fence, mutant};
 
 /// `GICC_CTLR.AckCtl`: `GICC_IAR` acknowledges interrupts of Group 1 too.
@@ -128,30 +128,28 @@ impl Gicv2 {
         };
 
         let bit = 1 << (place % u64::BITS);
-        // SeqCst, both: pair with the fence in `publish`: an interface that changes finds the bit,
-        // or the CPU that sets the bit finds the change.
-        if !on {
-            word.fetch_and(!bit, SeqCst);
+        // Relaxed, all: the fence below gives the order, and concurrent writers of one register are
+        // the guest's race.
+        word.fetch_and(!bit, Relaxed);
+        let count = |word: &AtomicU64| word.load(Relaxed).count_ones();
+        let shared: u32 = self.shared.iter().map(count).sum();
+        if !on || shared >= MOST_SHARED {
             return false;
         }
 
-        // Relaxed: a count for a bound.
-        let count = |word: &AtomicU64| word.load(Relaxed).count_ones();
-        let shared: u32 = self.shared.iter().map(count).sum();
-        // Relaxed: the register's writers are the guest's race.
-        let is_shared = word.load(Relaxed) & bit != 0 || shared < MOST_SHARED;
-        if is_shared {
-            word.fetch_or(bit, SeqCst);
-        }
-        is_shared
+        word.fetch_or(bit, Relaxed);
+        // SeqCst: pairs with the fence in `publish`: an interface that changes finds the bit, or
+        // the caller, who looks at the interfaces next, finds the change.
+        fence(SeqCst);
+        true
     }
 
     /// Returns the SPIs with several targets.
     pub(crate) fn shared(&self) -> impl Iterator<Item = IntId> {
         let places = (0..).step_by(u64::BITS as usize);
         self.shared.iter().zip(places).flat_map(|(word, first)| {
-            // SeqCst: pairs with `set_shared`.
-            let mut left = word.load(SeqCst);
+            // Relaxed: the fence in `publish` gives the order.
+            let mut left = word.load(Relaxed);
             core::iter::from_fn(move || {
                 let place = left.trailing_zeros();
                 left &= left.wrapping_sub(1);
@@ -216,8 +214,8 @@ impl Interface {
 
     /// Returns the vCPUs, a bit each, that SGI `sgi` is pending from.
     pub(crate) fn sources(&self, sgi: usize) -> u8 {
-        // Acquire: pairs with the AcqRel in `add`: after a look at the SGI's state word that shows
-        // a sender's raise, the sender's bit is seen.
+        // Acquire: pairs with the Release in `add`: the vCPU that takes a source sees what the
+        // sender wrote before.
         self.pending
             .get(sgi)
             .map_or(0, |sources| sources.load(Acquire))
@@ -226,17 +224,17 @@ impl Interface {
     /// Adds sources of SGI `sgi`; the caller then raises the SGI.
     pub(crate) fn add(&self, sgi: usize, sources: u8) {
         if let Some(pending) = self.pending.get(sgi) {
-            // AcqRel: pairs with itself and with the Acquire in `sources`: the vCPU sees what the
-            // sender wrote before.
-            pending.fetch_or(sources, AcqRel);
+            // Release: publishes what the sender wrote before; pairs with the Acquire in `sources`.
+            pending.fetch_or(sources, Release);
         }
     }
 
     /// Takes sources of SGI `sgi` away. Returns the remaining ones. On the CPU that has the vCPU.
     pub(crate) fn remove(&self, sgi: usize, sources: u8) -> u8 {
         self.pending.get(sgi).map_or(0, |pending| {
-            // AcqRel: as in `add`.
-            pending.fetch_and(!sources, AcqRel) & !sources
+            // Relaxed: no more is seen than the bits; a read-modify-write leaves what the senders
+            // have published to a later look.
+            pending.fetch_and(!sources, Relaxed) & !sources
         })
     }
 

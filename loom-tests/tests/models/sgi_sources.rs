@@ -2,6 +2,8 @@
 //! `GICD_CPENDSGIR<n>`. The vCPU takes the SGI once from each source.
 
 use loom::sync::Arc;
+use loom::sync::atomic::AtomicBool;
+use loom::sync::atomic::Ordering::Relaxed;
 use loom_tests::{Machine, SGI, V0, V1, check, sole, spawn};
 use vgic::Cpu;
 use vgic::cpu_interface::software::SoftwareInterface;
@@ -57,17 +59,28 @@ fn take_all(machine: Arc<Machine>, cpu: &Cpu<SoftwareInterface>, mut taken: Vec<
     taken
 }
 
-/// Races two senders against the acknowledge. Each source is taken once.
+/// Races two senders against the acknowledge. Each source is taken once, and the vCPU that takes a
+/// source sees what its sender wrote before.
 #[test]
 fn two_senders_against_acknowledge() {
     check(3, || {
         let (machine, cpu) = started();
         let v2 = VcpuId::new(2).unwrap();
-        let senders = [
-            spawn(&machine, 1, |machine, cpu| send(machine, cpu, V1)),
-            spawn(&machine, 2, move |machine, cpu| send(machine, cpu, v2)),
-        ];
+        let written = Arc::new([AtomicBool::new(false), AtomicBool::new(false)]);
+        let sender = |n: u16, vcpu: VcpuId| {
+            let written = written.clone();
+            spawn(&machine, n, move |machine, cpu| {
+                // Relaxed: the SGI orders it.
+                written[usize::from(n) - 1].store(true, Relaxed);
+                send(machine, cpu, vcpu);
+            })
+        };
+        let senders = [sender(1, V1), sender(2, v2)];
         let first = take(&machine, &cpu);
+        if let Some(source) = first {
+            // Relaxed: the SGI orders it.
+            assert!(written[source as usize - 1].load(Relaxed), "before it");
+        }
         for sender in senders {
             sender.join();
         }

@@ -18,6 +18,8 @@ const CLOSED: u64 = 0;
 const ISENABLER1: u64 = 0x104;
 const ICFGR2: u64 = 0xc08;
 const ITARGETSR: u64 = 0x800;
+/// The SPI's byte.
+const TARGETS: u64 = ITARGETSR + SPI as u64;
 
 /// Loads a vCPU onto `cpu`, out of the guest, with this priority mask.
 fn load(machine: &Machine, cpu: &Cpu<SoftwareInterface>, vcpu: VcpuId, mask: u64) {
@@ -37,7 +39,7 @@ fn started() -> (Arc<Machine>, [Cpu<SoftwareInterface>; 2]) {
     let cpu = &cpus[0];
     machine.gicd_of(cpu, V0, ICFGR2, Width::Word, 2 << (2 * (SPI - 32)));
     machine.gicd_of(cpu, V0, ISENABLER1, Width::Word, 1 << (SPI - 32));
-    machine.gicd_of(cpu, V0, ITARGETSR + u64::from(SPI), Width::Byte, 0b11);
+    machine.gicd_of(cpu, V0, TARGETS, Width::Byte, 0b11);
     (machine, cpus)
 }
 
@@ -85,6 +87,24 @@ fn one_closes_as_the_other_opens() {
         raise(&machine, &cpu);
         let other = spawn_on(&machine, second, |machine, cpu| {
             machine.gicc(cpu, V1, PMR, OPEN);
+        });
+        machine.gicc(&cpu, V0, PMR, CLOSED);
+        let ((), second) = other.join_with_cpu();
+        assert_eq!(take_all(machine, &[cpu, second]), [0, 1]);
+    });
+}
+
+/// Races a vCPU that closes its interface against another that adds a second target, itself. The
+/// SPI, pending before, is taken by the second.
+#[test]
+fn one_closes_as_a_target_is_added() {
+    check(2, || {
+        let (machine, [cpu, second]) = started();
+        machine.gicc(&second, V1, PMR, OPEN);
+        machine.gicd_of(&cpu, V0, TARGETS, Width::Byte, 0b01);
+        raise(&machine, &cpu);
+        let other = spawn_on(&machine, second, |machine, cpu| {
+            machine.gicd_of(cpu, V1, TARGETS, Width::Byte, 0b11);
         });
         machine.gicc(&cpu, V0, PMR, CLOSED);
         let ((), second) = other.join_with_cpu();
