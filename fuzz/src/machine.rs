@@ -332,7 +332,7 @@ impl Machine {
     fn bound(&self, gpa: u64) -> Bound {
         let config = self.vm.config();
         let registers = |offset| match offset {
-            0x080..0x400 | 0xc00..0xd00 => bounds::BITS,
+            0x080..0x400 | 0xc00..0xd00 | 0x1000..0x2000 | 0x3000..0x3100 => bounds::BITS,
             _ => bounds::REGISTER,
         };
 
