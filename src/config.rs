@@ -333,6 +333,33 @@ impl Config {
         None
     }
 
+    /// Returns the bits of the VM's CPUs in the registers of a GICv2: `GICD_SGIR` and
+    /// `GICD_SPENDSGIR<n>`.
+    pub(crate) fn gicv2_cpus(&self) -> u8 {
+        let beyond = MAX_GICV2_VCPUS.saturating_sub(self.vcpus.len());
+        u8::MAX.checked_shr(beyond as u32).unwrap_or(0)
+    }
+
+    /// Returns the bits of the VM's CPUs in `GICD_ITARGETSR<n>`, which is RAZ/WI with one CPU
+    /// (IHI 0048, 4.3.12).
+    pub(crate) fn gicv2_targets(&self) -> u8 {
+        if self.vcpus.len() > 1 {
+            self.gicv2_cpus()
+        } else {
+            0
+        }
+    }
+
+    /// Returns the value of each SPI's router after reset; `None` for SPIs that are routed to no
+    /// vCPU. With a GICv2, `GICD_ITARGETSR<n>` are 0 then, and RAZ/WI with one vCPU.
+    pub(crate) fn first_router(&self) -> Option<u64> {
+        match (&self.gicv2, self.vcpus.first()) {
+            (None, Some(first)) => Some(first.mpidr()),
+            (Some(_), Some(_)) if self.vcpus.len() == 1 => Some(0),
+            _ => None,
+        }
+    }
+
     /// Checks every field against the architecture and against the other fields.
     ///
     /// # Errors

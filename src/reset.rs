@@ -67,7 +67,7 @@ pub(crate) fn clear<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
     for irq in used() {
         change::reset(vm, pin, irq);
     }
-    let router = Vm::<H>::first_router(&vm.config);
+    let router = vm.config.first_router();
     vm.distributor.reset(router);
     if router.is_none() {
         for irq in vm.distributor.spis() {

@@ -188,7 +188,7 @@ fn gicv2_node(config: &Config, gicv2: &Gicv2Config, phandle: u32) -> Node {
 pub fn ppi_specifier(config: &Config, ppi: IntId, trigger: u32) -> [u32; 3] {
     let cpus = match config.gicv2 {
         None => 0,
-        Some(_) => 0xff_u32 >> 8_usize.saturating_sub(config.vcpus.len()),
+        Some(_) => u32::from(config.gicv2_cpus()),
     };
 
     let [range, number, trigger] = interrupt(ppi, trigger);

@@ -9,7 +9,6 @@ use crate::error::RestoreError;
 use crate::host::Host;
 use crate::intid::{Affinity, IntId, ItsId, VcpuId};
 use crate::mmio::gicr::{PENDBASER_MASK, PROPBASER_MASK};
-use crate::mmio::gicv2;
 use crate::state::{
     DeviceState, EXTENDED_VERSION, InterruptState, ItsState, LpiState, SpiState, VERSION,
     VcpuState, VmState, flags, version_of,
@@ -165,7 +164,7 @@ fn check_spi<H: Host>(vm: &Vm<H>, intid: u32, spi: &SpiState) -> Result<(), Rest
         return Err(RestoreError::Interrupt(intid));
     }
     if vm.gicv2.is_some() {
-        let targets = u64::from(gicv2::targets(&vm.config));
+        let targets = u64::from(vm.config.gicv2_targets());
         return register("GICD_ITARGETSR<n>", spi.router & !targets == 0);
     }
     let affinity = Affinity::from_mpidr(spi.router);
@@ -176,7 +175,7 @@ fn check_spi<H: Host>(vm: &Vm<H>, intid: u32, spi: &SpiState) -> Result<(), Rest
 /// of the VM.
 fn check_sgis<H: Host>(vm: &Vm<H>, vcpu: &VcpuState, sources: &[u8]) -> Result<(), RestoreError> {
     for (intid, (sgi, sources)) in (0..).zip(vcpu.private.iter().zip(sources)) {
-        let known = sources & !gicv2::cpus(&vm.config) == 0;
+        let known = sources & !vm.config.gicv2_cpus() == 0;
         let pending = sgi.has(flags::LATCH) == (*sources != 0);
         if !known || !pending || !sgi.has(flags::ENABLED) {
             return Err(RestoreError::Interrupt(intid));

@@ -21,10 +21,9 @@ impl VmState {
     /// Returns the state of a VM that has just been made from a configuration.
     #[must_use]
     pub fn after_reset(config: &Config) -> Self {
-        let first = config.vcpus.first().filter(|_| config.gicv2.is_none());
         let spi = SpiState {
             interrupt: LEVEL,
-            router: first.map_or(0, |first| first.mpidr()),
+            router: config.first_router().unwrap_or(0),
             active_on: None,
         };
         Self {

@@ -129,7 +129,7 @@ impl<H: Host> Vm<H> {
         Ok(Self {
             number,
             domain,
-            distributor: Distributor::new(&config, Self::first_router(&config)),
+            distributor: Distributor::new(&config, config.first_router()),
             vcpus,
             added: AtomicU16::new(config.vcpus.len() as u16),
             topology: Snapshot::new(Topology::new(config.vcpus.clone())),
@@ -149,16 +149,6 @@ impl<H: Host> Vm<H> {
             host,
             config,
         })
-    }
-
-    /// Returns the value of each SPI's router after reset; `None` for SPIs that are routed to no
-    /// vCPU. `GICD_ITARGETSR<n>` are 0 then, and RAZ/WI with one vCPU (IHI 0048, 4.3.12).
-    pub(crate) fn first_router(config: &Config) -> Option<u64> {
-        match (&config.gicv2, config.vcpus.first()) {
-            (None, Some(first)) => Some(first.mpidr()),
-            (Some(_), Some(_)) if config.vcpus.len() == 1 => Some(0),
-            _ => None,
-        }
     }
 
     /// Returns the domain whose pins reach the VM's objects.

@@ -17,7 +17,7 @@ use crate::vm::vcpu::Vcpu;
 
 use super::super::gicd::CTLR_GROUPS;
 use super::super::{Access, IIDR, Width, one_less};
-use super::{cpus, identification, targets};
+use super::identification;
 
 const CTLR: u64 = 0x000;
 const TYPER: u64 = 0x004;
@@ -76,7 +76,7 @@ fn bit(vcpu: VcpuId) -> u8 {
 fn target<H: Host>(vm: &Vm<H>, at: u64) -> Option<(&Irq, &AtomicU64)> {
     let intid = IntId::spi(at.wrapping_sub(TARGETS_START) as u32)?;
     let router = vm.distributor.router(intid)?;
-    (targets(&vm.config) != 0).then_some(router)
+    (vm.config.gicv2_targets() != 0).then_some(router)
 }
 
 /// Returns the offsets of the bytes of an access, the first the lowest.
@@ -116,7 +116,7 @@ pub(super) fn read<H: Host>(access: &Access<'_, H>, at: u64, width: Width) -> Op
         }
         (TARGETS_START..TARGETS_END, Width::Byte | Width::Word) => {
             let own = reader.map_or(0, |vcpu| bit(vcpu.id));
-            let own = own & targets(&vm.config);
+            let own = own & vm.config.gicv2_targets();
             read_bytes(at, width, |at| {
                 let private = at.wrapping_sub(TARGETS_START) < u64::from(IntId::PRIVATE);
                 // Relaxed: no partner; the register only keeps the guest's value.
@@ -175,7 +175,7 @@ pub(super) fn write<H: Host>(
         (TARGETS_START..TARGETS_END, Width::Byte | Width::Word) => {
             write_bytes(at, width, value, |at, byte| {
                 if let Some((irq, router)) = target(vm, at) {
-                    routing::write_targets(vm, pin, irq, router, byte & targets(&vm.config));
+                    routing::write_targets(vm, pin, irq, router, byte & vm.config.gicv2_targets());
                 }
             });
         }
@@ -200,7 +200,7 @@ pub(super) fn write<H: Host>(
                     } else {
                         sgi_sources::send
                     };
-                    change(vm, pin, vcpu, intid, byte & cpus(&vm.config));
+                    change(vm, pin, vcpu, intid, byte & vm.config.gicv2_cpus());
                 }
             });
         }

@@ -14,9 +14,7 @@ mod gicc;
 mod gicd;
 mod v2m;
 
-use crate::config::{
-    Config, GICV2_CPU_INTERFACE_SIZE, GICV2_DISTRIBUTOR_SIZE, V2M_SIZE, V2mConfig,
-};
+use crate::config::{GICV2_CPU_INTERFACE_SIZE, GICV2_DISTRIBUTOR_SIZE, V2M_SIZE, V2mConfig};
 use crate::cpu::Cpu;
 use crate::cpu_interface::CpuInterface;
 use crate::entry::gicc::Gicc;
@@ -167,22 +165,6 @@ fn write_shared<H: Host>(
         Some(_) => {}
     }
     MmioOutcome::Done(0)
-}
-
-/// Returns the bits of the VM's CPUs in `GICD_SGIR` and `GICD_SPENDSGIR<n>`.
-pub(crate) fn cpus(config: &Config) -> u8 {
-    let beyond = 8_usize.saturating_sub(config.vcpus.len());
-    u8::MAX.checked_shr(beyond as u32).unwrap_or(0)
-}
-
-/// Returns the bits of the VM's CPUs in `GICD_ITARGETSR<n>`, which is RAZ/WI with one CPU
-/// (IHI 0048, 4.3.12).
-pub(crate) fn targets(config: &Config) -> u8 {
-    if config.vcpus.len() > 1 {
-        cpus(config)
-    } else {
-        0
-    }
 }
 
 /// Returns a peripheral or component identification register (IHI 0048, 4.1.2 and 4.3.18), at an
