@@ -190,9 +190,8 @@ impl<H: Host> Dump<'_, H> {
             }
         }
 
-        if let Some((gicv2, vcpu)) = self.vm.gicv2.as_ref().zip(vcpu)
-            && irq.kind() == Kind::Sgi
-            && let Some(interface) = gicv2.interface(vcpu.id)
+        if irq.kind() == Kind::Sgi
+            && let Some(interface) = vcpu.and_then(|vcpu| self.vm.gicv2_interface(vcpu.id))
         {
             let sources = interface.sources(irq.intid().raw() as usize);
             write!(f, ", sources {sources:#04x}")?;

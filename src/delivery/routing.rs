@@ -5,6 +5,7 @@
 //! stores the topology and then routes the SPIs. With a full fence between the two steps on both
 //! sides, the write sees the new topology or `hotplug` sees the new router.
 
+use crate::config::MAX_GICV2_VCPUS;
 use crate::delivery::{physical, queue, report};
 use crate::epoch::CpuPin;
 use crate::host::Host;
@@ -58,8 +59,7 @@ pub(crate) fn write_targets<H: Host>(
     if (vm.gicv2.as_ref()).is_some_and(|gicv2| gicv2.set_shared(irq.intid(), several)) {
         settle(vm, pin, irq, router);
     } else {
-        let lowest = VcpuId::new(targets.trailing_zeros() as usize);
-        route(vm, pin, irq, lowest.filter(|_| targets != 0));
+        route(vm, pin, irq, lowest(targets));
     }
 }
 
@@ -93,7 +93,7 @@ fn settle<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, router: &AtomicU64) 
 }
 
 /// Tries of [`settle`]: one for each vCPU of a GICv2 that may change its interface at once.
-const TRIES: usize = 8;
+const TRIES: usize = MAX_GICV2_VCPUS;
 
 /// Returns the vCPU of a GICv2 to route an SPI to.
 fn choose<H: Host>(vm: &Vm<H>, state: State, router: &AtomicU64) -> Option<VcpuId> {
@@ -102,7 +102,7 @@ fn choose<H: Host>(vm: &Vm<H>, state: State, router: &AtomicU64) -> Option<VcpuI
 
     let is_target = |vcpu: VcpuId| targets.checked_shr(vcpu.0.into()).unwrap_or(0) & 1 != 0;
     let would_take = |vcpu: VcpuId| {
-        let interface = vm.gicv2.as_ref().and_then(|gicv2| gicv2.interface(vcpu));
+        let interface = vm.gicv2_interface(vcpu);
         interface.is_some_and(|it| it.would_take(state.priority(), state.group1()))
     };
 
@@ -111,11 +111,18 @@ fn choose<H: Host>(vm: &Vm<H>, state: State, router: &AtomicU64) -> Option<VcpuI
         return now;
     }
 
-    let mut all = (0..8)
+    let mut all = (0..MAX_GICV2_VCPUS)
         .filter_map(VcpuId::new)
         .filter(|vcpu| is_target(*vcpu));
-    let lowest = all.clone().next();
-    all.find(|vcpu| would_take(*vcpu)).or(now).or(lowest)
+    (all.find(|vcpu| would_take(*vcpu)))
+        .or(now)
+        .or(lowest(targets))
+}
+
+/// Returns the lowest vCPU of `targets`, a bit for each.
+fn lowest(targets: u8) -> Option<VcpuId> {
+    let lowest = VcpuId::new(targets.trailing_zeros() as usize);
+    lowest.filter(|_| targets != 0)
 }
 
 /// Restores the router of `irq` from its saved value, and routes the SPI.

@@ -7,6 +7,7 @@ use crate::intid::IntId;
 use crate::sync::{Mutant, mutant};
 use crate::vm::Vm;
 use crate::vm::gicv2::Interface;
+use crate::vm::irq::Irq;
 use crate::vm::vcpu::Vcpu;
 
 /// Returns the state of a vCPU's interface, and an SGI's number and state word.
@@ -14,8 +15,8 @@ fn parts<'v, H: Host>(
     vm: &'v Vm<H>,
     vcpu: &'v Vcpu,
     intid: IntId,
-) -> Option<(&'v Interface, usize, &'v crate::vm::irq::Irq)> {
-    let interface = vm.gicv2.as_ref()?.interface(vcpu.id)?;
+) -> Option<(&'v Interface, usize, &'v Irq)> {
+    let interface = vm.gicv2_interface(vcpu.id)?;
     Some((interface, intid.raw() as usize, vcpu.private(intid)?))
 }
 

@@ -95,7 +95,10 @@ pub(crate) fn lines<H: Host, I: CpuInterface>(
     id: VcpuId,
 ) -> VirtualLines {
     let none = VirtualLines::default();
-    let (Some(gicv2), Some(vcpu)) = (&vm.gicv2, vm.in_guest(cpu.local(), id)) else {
+    let Some(state) = vm.gicv2_interface(id) else {
+        return none;
+    };
+    let Some(vcpu) = vm.in_guest(cpu.local(), id) else {
         return none;
     };
 
@@ -105,8 +108,7 @@ pub(crate) fn lines<H: Host, I: CpuInterface>(
         return none;
     };
 
-    let fiq_en = (gicv2.interface(id)).is_some_and(|state| state.control() & CTLR_FIQ_EN != 0);
-    let fiq = fiq_en && !lr.is_group1();
+    let fiq = state.control() & CTLR_FIQ_EN != 0 && !lr.is_group1();
     VirtualLines { irq: !fiq, fiq }
 }
 
@@ -119,7 +121,7 @@ impl<'a, H: Host, I: CpuInterface> Gicc<'a, H, I> {
         pin: &'a CpuPin<'a>,
         vcpu: &'a Vcpu,
     ) -> Option<Self> {
-        let state = vm.gicv2.as_ref()?.interface(vcpu.id)?;
+        let state = vm.gicv2_interface(vcpu.id)?;
         let mut shadow = vcpu.shadow_out_of_guest(cpu.local())?;
         if !shadow.nothing_due() {
             // From here on the images are the contents of the list registers. The next exit reads

@@ -181,7 +181,7 @@ fn vcpu<H: Host>(
 
     // SAFETY: no CPU has the vCPU: it is claimed, or absent under the claim of the others.
     let (mut vmcr, active_priorities) = unsafe { vcpu.saved_interface() };
-    if let Some(interface) = vm.gicv2.as_ref().and_then(|v2| v2.interface(vcpu.id)) {
+    if let Some(interface) = vm.gicv2_interface(vcpu.id) {
         vmcr = interface.with_control(vmcr);
         for (sgi, saved) in private.iter_mut().take(SGIS).enumerate() {
             // A sender may have added its source, and not raised the SGI yet.

@@ -48,7 +48,7 @@ use deferred::Deferred;
 use direct::Direct;
 use distributor::Distributor;
 use free_list::FreeList;
-use gicv2::Gicv2;
+use gicv2::{Gicv2, Interface};
 use irq::Irq;
 use its::Its;
 use sgi_targets::SgiTargets;
@@ -254,6 +254,11 @@ impl<H: Host> Vm<H> {
     pub(crate) fn topology_replaced(&self, pin: &CpuPin<'_>) {
         pin.leaves_garbage();
         pin.collect();
+    }
+
+    /// Returns the CPU interface of a vCPU; `None` in a VM with a GICv3.
+    pub(crate) fn gicv2_interface(&self, vcpu: VcpuId) -> Option<&Interface> {
+        self.gicv2.as_ref()?.interface(vcpu)
     }
 
     /// Returns the ITS `id`, or `None` if the VM does not have the ITS.

@@ -129,8 +129,7 @@ pub(super) fn read<H: Host>(access: &Access<'_, H>, at: u64, width: Width) -> Op
             bank(vm, reader, place / 8).half(place & 4 != 0).triggers()
         }
         (CPENDSGIR..SPENDSGIR_END, Width::Byte | Width::Word) => {
-            let interface = (vm.gicv2.as_ref().zip(reader))
-                .and_then(|(gicv2, reader)| gicv2.interface(reader.id));
+            let interface = reader.and_then(|reader| vm.gicv2_interface(reader.id));
             read_bytes(at, width, |at| {
                 interface.map_or(0, |interface| interface.sources(at as usize & 0xf))
             })
