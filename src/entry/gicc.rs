@@ -243,6 +243,7 @@ impl<'a, H: Host, I: CpuInterface> Gicc<'a, H, I> {
             {
                 let _ = inject::raised_for(self.vm, self.pin, irq, irq.raise(), Some(self.vcpu));
             }
+            self.publish();
             return source << SOURCE_SHIFT | intid.raw();
         }
         SPURIOUS

@@ -118,7 +118,7 @@ fn apply<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, state: &VmState, mut lpis: Mappi
 }
 
 /// Returns the running priority of a saved vCPU, with five bits of preemption. On a CPU with more,
-/// the vCPU publishes the right one at its first access.
+/// the vCPU publishes the right one at its first acknowledge or write.
 fn running_priority(saved: &VcpuState) -> u8 {
     let mut active = ActivePriorities::new(5);
     for (group1, registers) in [false, true].into_iter().zip(saved.active_priorities) {

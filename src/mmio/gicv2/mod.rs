@@ -62,12 +62,8 @@ pub(super) fn read_of<H: Host, I: CpuInterface>(
 ) -> MmioOutcome {
     match frame(vm, gpa) {
         Some(Frame::CpuInterface(offset)) if width == Width::Word && offset & 3 == 0 => {
-            let value = Gicc::new(vm, cpu, pin, vcpu).map_or(0, |gicc| {
-                let value = gicc::read(&gicc, offset);
-                gicc.publish();
-                value
-            });
-            MmioOutcome::Done(value.into())
+            let gicc = Gicc::new(vm, cpu, pin, vcpu);
+            MmioOutcome::Done(gicc.map_or(0, |gicc| gicc::read(&gicc, offset)).into())
         }
         frame => read_shared(vm, pin, Some(Reader { vcpu, cpu }), gpa, width, frame),
     }
