@@ -4,11 +4,12 @@
 use vgic::config::V2mConfig;
 use vgic::cpu_interface::software::SoftwareInterface;
 use vgic::epoch::Domain;
-use vgic::intid::{Affinity, CpuId, IntId, Kind, VcpuId};
+use vgic::intid::{Affinity, CpuId, IntId, VcpuId};
 use vgic::mmio::Width;
 use vgic::{Blocked, Config, Cpu, Vgic};
 
 use crate::bounds::{self, Bound, within};
+use crate::check_injections;
 use crate::host::HostileHost;
 use crate::input::Input;
 
@@ -291,16 +292,7 @@ impl Machine {
         let before = domain.totals();
         let report = vm.teardown(&cpus[0].pin()).unwrap();
         assert_eq!(report.references, 0);
-        for kind in Kind::ALL.map(|kind| kind as usize) {
-            assert_eq!(
-                before.injections[kind],
-                before.coalesced[kind]
-                    + before.deliveries[kind]
-                    + before.withdrawn[kind]
-                    + report.pending[kind],
-                "{before:?} {report:?}"
-            );
-        }
+        check_injections(&before, &report);
         let after = domain.totals();
         assert_eq!(after.list_gets, after.list_puts);
     }

@@ -40,7 +40,10 @@ use input::Input;
 use machine::Machine;
 use operation::{Attack, Operation};
 use shape::Shape;
+use vgic::TeardownReport;
+use vgic::intid::Kind;
 use vgic::state::VmState;
+use vgic::trace::Totals;
 
 /// Largest number of operations in a run: an input of small operations would run for long.
 const OPERATIONS: usize = 600;
@@ -83,6 +86,21 @@ pub(crate) fn as_given(mut saved: VmState, given: &VmState) -> VmState {
         saved.active_on = saved.active_on.and(given.active_on);
     }
     saved
+}
+
+/// Checks that the VMs' injections have all been counted once: merged, delivered, withdrawn, or
+/// pending at the teardown.
+pub(crate) fn check_injections(before: &Totals, report: &TeardownReport) {
+    for kind in Kind::ALL.map(|kind| kind as usize) {
+        assert_eq!(
+            before.injections[kind],
+            before.coalesced[kind]
+                + before.deliveries[kind]
+                + before.withdrawn[kind]
+                + report.pending[kind],
+            "{before:?} {report:?}"
+        );
+    }
 }
 
 /// Restores a VM from a state that anybody has encoded, and runs it through the operations that

@@ -3,13 +3,12 @@
 use vgic::cpu_interface::Vtr;
 use vgic::cpu_interface::software::{NEOVERSE, SoftwareInterface};
 use vgic::epoch::Domain;
-use vgic::intid::{Affinity, CpuId, DeviceId, EventId, IntId, ItsId, Kind, VcpuId};
+use vgic::intid::{Affinity, CpuId, DeviceId, EventId, IntId, ItsId, VcpuId};
 use vgic::mmio::{MmioOutcome, Width};
 use vgic::state::VmState;
 use vgic::sysreg::SysReg;
 use vgic::{Blocked, Cpu, PinnedCpu, Vgic};
 
-use crate::as_given;
 use crate::bounds::{self, Bound, within};
 use crate::gicv4::Version;
 use crate::guest::Guest;
@@ -18,6 +17,7 @@ use crate::host::HostileHost;
 use crate::memory::BASE;
 use crate::operation::{Command, Operation};
 use crate::shape::{DEVICE_TABLE, INDIRECT, Shape, VALID, allowed};
+use crate::{as_given, check_injections};
 
 const CPUS: usize = 2;
 /// The CPUs: the largest shape has LPIs of 17 bits, and extended interrupts.
@@ -268,16 +268,7 @@ impl Machine {
         let report = vm.teardown(&cpus[CPUS].pin()).expect("no vCPU is on a CPU");
         assert_eq!(report.references, 0);
 
-        for kind in Kind::ALL.map(|kind| kind as usize) {
-            assert_eq!(
-                before.injections[kind],
-                before.coalesced[kind]
-                    + before.deliveries[kind]
-                    + before.withdrawn[kind]
-                    + report.pending[kind],
-                "{before:?} {report:?}"
-            );
-        }
+        check_injections(&before, &report);
 
         let after = domain.totals();
         assert_eq!(after.mapping_gets, after.mapping_puts);
