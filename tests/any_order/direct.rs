@@ -32,7 +32,7 @@ impl<C: Choices> Actor<'_, C> {
                 }
             }
             // From now on the ITS executes nothing.
-            (11, Some(part)) if stops => part.model.leave(None, None, Some(0)),
+            (11, Some(part)) if stops => part.model.stop(),
             (11, Some(part)) => {
                 let [vpes, tables] = left;
                 part.model.leave(vpes, tables, None);

@@ -94,6 +94,8 @@ struct State {
     tables_left: Option<usize>,
     /// Commands that are left until the ITS stops; `None` for plenty.
     commands_left: Option<usize>,
+    /// True if the ITS executes nothing any more.
+    is_stopped: bool,
     commands: Vec<u8>,
     /// Number of waits for the ITS, and of commands.
     work: (u64, u64),
@@ -515,6 +517,11 @@ impl Model {
         state.commands_left = commands;
     }
 
+    /// Stops the ITS for good.
+    pub fn stop(&self) {
+        self.0.lock().unwrap().is_stopped = true;
+    }
+
     /// Makes the redistributor of `cpu` cache the configuration of a virtual LPI.
     pub fn cache(&self, cpu: usize, vpe: u16, lpi: usize) {
         let mut state = self.0.lock().unwrap();
@@ -570,7 +577,7 @@ impl Gicv4 for Model {
         state.work.0 += 1;
         state.work.1 += commands.len() as u64;
         for command in commands {
-            if !spend(&mut state.commands_left) {
+            if state.is_stopped || !spend(&mut state.commands_left) {
                 state.unsynced.clear();
                 return Err(ItsFault);
             }

@@ -2,8 +2,8 @@
 
 use crate::operation::Operation;
 use crate::operation::Operation::{
-    Acknowledge, BinaryPoint, Command, Compare, Configure, Control, Deactivate, Edge, Enable, End,
-    Line, Mask, Move, Msi, Read, Restore, Sgi, Wait, Write,
+    Acknowledge, BinaryPoint, Command, Compare, Configure, Control, Deactivate, Edge, Enable,
+    EnableLpis, End, Line, Mask, Move, Msi, Read, Restore, Sgi, Wait, Write,
 };
 use crate::reference::Frame;
 use crate::{check, check_on};
@@ -372,6 +372,24 @@ fn a_virtual_lpi_that_moves_back_has_its_configuration_read_again() {
             Command(0, 0, [1, 2, 1, 0]),
             Mask(1, 0x80),
             Msi(0, 0, 2),
+        ],
+    );
+}
+
+/// Sets a pending bit in the table of a PE that an LPI is not routed to. The LPI is pending in a
+/// list register, and its event is direct again after a `MOVALL`: it becomes pending in the hardware
+/// as well.
+#[test]
+fn a_bit_in_another_table_is_a_second_pending_state() {
+    check_on(
+        NEOVERSE,
+        true,
+        &[
+            Command(0, 0, [3, 1, 0, 0]),
+            EnableLpis(0, 2, None),
+            Command(0, 0, [0x0e, 0, 0, 0]),
+            EnableLpis(1, 2, Some(2)),
+            Acknowledge(0, true),
         ],
     );
 }

@@ -159,7 +159,7 @@ impl Machine {
         pending.is_some_and(|all| all.iter().any(|(_, pending)| *pending == intid))
     }
 
-    fn is_latched(&self, intid: u32) -> bool {
+    pub(super) fn is_latched(&self, intid: u32) -> bool {
         let lpi = self.reference.lpis.mapped.get(&intid);
         lpi.is_some_and(|lpi| lpi.interrupt.latch)
     }

@@ -93,11 +93,17 @@ impl Machine {
             true => BTreeSet::new(),
             false => self.reference.lpis.pending[of].clone(),
         };
-        // The library raises what the table has.
-        let raised = read.into_iter().filter(|intid| self.hardware_has(*intid));
-        let doubled: Vec<u32> = raised.collect();
-        self.doubled.extend(doubled);
+        // The library raises what the table has, on whichever PE the LPI is routed to.
+        let pending: Vec<u32> = read
+            .into_iter()
+            .filter(|intid| self.is_latched(*intid))
+            .collect();
         self.write_enable_lpis(pe, of, true);
+        let has = pending
+            .into_iter()
+            .filter(|intid| self.hardware_has(*intid));
+        let doubled: Vec<u32> = has.collect();
+        self.doubled.extend(doubled);
         self.note_enabling(&before);
     }
 
