@@ -83,8 +83,8 @@ pub trait Gicv4: Send + Sync {
     /// # Errors
     /// [`ItsFault`] if the ITS has not executed the commands within a bound of the embedder's
     /// choice. Direct injection then ends for what the commands were about. The ITS executes them
-    /// later, before any later command, or executes no command any more: `VMAPP` with V = 0 follows a
-    /// `DISCARD` that has failed.
+    /// later, before any later command, or executes no command any more: `VMAPP` with V = 0 follows
+    /// a `DISCARD` that has failed.
     fn execute(&self, its: PhysicalIts, commands: &[Command]) -> Result<(), ItsFault>;
 
     /// Returns the RDbase field of a CPU in commands to `its`: bits 50:16, as in a `MAPC` of the
