@@ -274,7 +274,7 @@ impl Config {
     /// Returns true if the VM has extended SPIs or extended PPIs.
     #[must_use]
     pub const fn has_extended_range(&self) -> bool {
-        self.extended_spis != 0 || self.extended_ppis != 0
+        self.extended_spis | self.extended_ppis != 0
     }
 
     /// Returns the INTID after the largest LPI, or 8192 if the VM has no LPIs.

@@ -3,7 +3,7 @@
 use crate::cpu::{BASE_HCR, Cpu, hcr_flip};
 use crate::cpu_interface::CpuInterface;
 use crate::delivery::queue::AfterUnlock;
-use crate::delivery::{lpi_tables, physical};
+use crate::delivery::{lpi_tables, physical, routing};
 use crate::direct;
 use crate::entry::fold;
 use crate::epoch::CpuPin;
@@ -68,7 +68,10 @@ pub(crate) fn power_off<H: Host, I: CpuInterface>(
             gicv2.power_off(vcpu.id);
         }
         vcpu.residency.set_power(false);
-    })
+    })?;
+    // The vCPU takes no interrupt any more.
+    routing::settle_shared(vm, pin);
+    Ok(())
 }
 
 /// Takes a vCPU off a CPU, and calls `last` before another CPU may load the vCPU.

@@ -4,10 +4,11 @@ use super::interrupts::Fields;
 use super::{Devices, Errno, read_half, write_half};
 use crate::intid::{Affinity, IntId};
 use crate::mmio::gicd::{
-    CTLR, IIDR_OFFSET, IROUTER, IROUTER_END, TYPER, TYPER2, control_of, ctlr_of, typer, typer2,
+    CTLR, IIDR_OFFSET, IROUTER, IROUTER_END, TYPER, TYPER2, control_of, ctlr_of, typer2,
 };
 use crate::mmio::identification;
 use crate::state::SpiState;
+use crate::vm::distributor::typer;
 
 const STATUSR: u64 = 0x0010;
 

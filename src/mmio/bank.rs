@@ -50,6 +50,9 @@ pub(crate) struct Bank<'a> {
 
 /// Register offsets in bytes from the base of `GICD` (12.9) and of `GICR`'s `SGI_base` (12.11).
 pub(crate) mod offset {
+    /// Bytes of the block of a register with a bit for each interrupt.
+    pub(crate) const BITS_BLOCK: u64 = 0x80;
+
     pub(crate) const IGROUPR: u64 = 0x0080;
     pub(crate) const ISENABLER: u64 = 0x0100;
     pub(crate) const ICENABLER: u64 = 0x0180;

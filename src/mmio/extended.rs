@@ -18,17 +18,15 @@ use crate::vm::irq::Irq;
 use crate::vm::vcpu::Vcpu;
 
 use super::bank::{self, Bank, offset};
-use super::{Access, Width, one_less, read_half, write_half};
+use super::{Access, Width, read_half, write_half};
 
 /// `GICD_IGROUPR<n>E`, the first of the blocks with a bit for each interrupt, in the order of
 /// [`offset`].
 const BITS_START: u64 = 0x1000;
 /// End of `GICD_ICACTIVER<n>E`.
 const BITS_END: u64 = 0x1e00;
-/// Bytes of the offsets of one register's numbers n.
+/// Bytes of the block of a register with a bit for each extended SPI.
 const BITS_BLOCK: u64 = 0x200;
-/// Bytes of the offsets of a register's numbers n in the blocks of SPIs and PPIs.
-const OTHER_BLOCK: u64 = 0x80;
 
 /// `GICD_IPRIORITYR<n>E`.
 const PRIORITIES_START: u64 = 0x2000;
@@ -41,24 +39,6 @@ const TRIGGERS_END: u64 = 0x3100;
 /// `GICD_IROUTER<n>E`.
 const IROUTER: u64 = 0x8000;
 const IROUTER_END: u64 = 0xa000;
-
-/// Returns `GICD_TYPER.ESPI` and `ESPI_range` (12.9). "When `GICD_TYPER.ESPI` == 0: RES0.
-/// Otherwise: `ESPI_range` indicates the maximum INTID in the Extended SPI range. Maximum Extended
-/// SPI INTID is 32 * (`ESPI_range` + 1) + 4095." Case `extended.typer`.
-pub(super) fn typer(config: &Config) -> u64 {
-    if config.extended_spis == 0 {
-        0
-    } else {
-        espi_fields(config)
-    }
-}
-
-/// Returns the fields of `GICD_TYPER` in a VM with extended SPIs.
-// Out of line: other VMs' reads do not pay for it.
-#[cold]
-fn espi_fields(config: &Config) -> u64 {
-    1 << 8 | one_less(config.extended_spis / 32) << 27
-}
 
 /// Returns `GICR_TYPER.PPInum` (12.11): 0 for a "maximum PPI INTID" of 31, 1 for 1087, 2 for 1119.
 /// Case `extended.ppi_num`.
@@ -74,11 +54,13 @@ fn spi_bank(distributor: &Distributor, register: u64) -> Bank<'_> {
 /// Returns the offset in [`offset`] of the register with a bit for each extended SPI at `at`.
 fn bits_register(at: u64) -> u64 {
     let block = at.wrapping_sub(BITS_START) / BITS_BLOCK;
-    offset::IGROUPR.wrapping_add(block.wrapping_mul(OTHER_BLOCK))
+    offset::IGROUPR.wrapping_add(block.wrapping_mul(offset::BITS_BLOCK))
 }
 
 /// Reads the distributor register at the offset `at`, if it is of extended SPIs; else returns 0.
 /// Returns `None` if the vCPU has to retry the access.
+// Out of line: other VMs' reads do not pay for it.
+#[inline(never)]
 pub(super) fn gicd_read<H: Host>(access: &Access<'_, H>, at: u64, width: Width) -> Option<u64> {
     let distributor = &access.vm.distributor;
 
@@ -148,16 +130,9 @@ fn router(distributor: &Distributor, at: u64) -> Option<(&Irq, &AtomicU64)> {
     distributor.router(intid)
 }
 
-/// Returns true if the offset `at` in `SGI_base` is of a register of extended PPIs: behind the
-/// register of SGIs and PPIs, in the same block.
-#[inline]
-pub(super) fn is_of_ppis(at: u64) -> bool {
-    match at {
-        0..offset::IPRIORITYR => at & (OTHER_BLOCK - 1) != 0,
-        offset::IPRIORITYR..0x0460 => at & 0x60 != 0,
-        _ => matches!(at, 0x0c08..0x0c18),
-    }
-}
+/// Ends of the registers with a byte and with two bits for each SGI and PPI, extended PPIs last.
+const PPI_PRIORITIES_END: u64 = 0x0460;
+const PPI_TRIGGERS_END: u64 = 0x0c18;
 
 /// Returns the extended PPIs of `owner` in the 32-bit register number `register`, 1 or 2. Register
 /// 0 is for SGIs and PPIs.
@@ -168,8 +143,8 @@ fn ppi_bank(owner: &Vcpu, register: u64) -> Bank<'_> {
     }
 }
 
-/// Reads the register of extended PPIs at the offset `at` in `owner`'s `SGI_base`. Returns `None`
-/// if the vCPU has to retry the access.
+/// Reads the register at the offset `at` in `owner`'s `SGI_base`, if it is of extended PPIs; else
+/// returns 0. Returns `None` if the vCPU has to retry the access.
 #[inline(never)]
 pub(super) fn gicr_read<H: Host>(
     access: &Access<'_, H>,
@@ -179,14 +154,14 @@ pub(super) fn gicr_read<H: Host>(
 ) -> Option<u64> {
     Some(match (at, width) {
         (0..offset::IPRIORITYR, Width::Word) => {
-            let bank = ppi_bank(owner, at % OTHER_BLOCK / 4);
-            return access.read_bits(bank, at & !(OTHER_BLOCK - 1));
+            let bank = ppi_bank(owner, at % offset::BITS_BLOCK / 4);
+            return access.read_bits(bank, at & !(offset::BITS_BLOCK - 1));
         }
-        (offset::IPRIORITYR..offset::ICFGR, Width::Byte | Width::Word) => {
+        (offset::IPRIORITYR..PPI_PRIORITIES_END, Width::Byte | Width::Word) => {
             let place = at.wrapping_sub(offset::IPRIORITYR);
             ppi_bank(owner, place / 32).priorities(place as usize % 32, width)
         }
-        (offset::ICFGR.., Width::Word) => {
+        (offset::ICFGR..PPI_TRIGGERS_END, Width::Word) => {
             let place = at.wrapping_sub(offset::ICFGR);
             ppi_bank(owner, place / 8).half(place & 4 != 0).triggers()
         }
@@ -194,7 +169,7 @@ pub(super) fn gicr_read<H: Host>(
     })
 }
 
-/// Writes the register of extended PPIs at the offset `at` in `owner`'s `SGI_base`.
+/// Writes the register at the offset `at` in `owner`'s `SGI_base`, if it is of extended PPIs.
 #[inline(never)]
 pub(super) fn gicr_write<H: Host>(
     vm: &Vm<H>,
@@ -206,15 +181,15 @@ pub(super) fn gicr_write<H: Host>(
 ) {
     match (at, width) {
         (0..offset::IPRIORITYR, Width::Word) => {
-            let bank = ppi_bank(owner, at % OTHER_BLOCK / 4);
-            bank::write_bits(vm, pin, bank, at & !(OTHER_BLOCK - 1), value);
+            let bank = ppi_bank(owner, at % offset::BITS_BLOCK / 4);
+            bank::write_bits(vm, pin, bank, at & !(offset::BITS_BLOCK - 1), value);
         }
-        (offset::IPRIORITYR..offset::ICFGR, Width::Byte | Width::Word) => {
+        (offset::IPRIORITYR..PPI_PRIORITIES_END, Width::Byte | Width::Word) => {
             let place = at.wrapping_sub(offset::IPRIORITYR);
             let bank = ppi_bank(owner, place / 32);
             bank::write_priorities(vm, pin, bank, place as usize % 32, width, value);
         }
-        (offset::ICFGR.., Width::Word) => {
+        (offset::ICFGR..PPI_TRIGGERS_END, Width::Word) => {
             let place = at.wrapping_sub(offset::ICFGR);
             let bank = ppi_bank(owner, place / 8).half(place & 4 != 0);
             bank::write_triggers(vm, pin, bank, value);

@@ -9,7 +9,7 @@
 //!   `cpu.distributor_disabled_while_pending`). A guest that polls `GICD_CTLR` notifies further
 //!   slices.
 
-use crate::config::{Config, LPIS_OF_16_BITS};
+use crate::config::Config;
 use crate::delivery::{change, group_enables, routing};
 use crate::epoch::CpuPin;
 use crate::host::Host;
@@ -23,7 +23,7 @@ use crate::vm::{Vm, rwp};
 
 use super::bank::{Bank, offset};
 use super::extended;
-use super::{Access, IIDR, Width, identification, one_less, read_half, write_half};
+use super::{Access, IIDR, Width, identification, read_half, write_half};
 
 pub(crate) const CTLR: u64 = 0x0000;
 
@@ -96,10 +96,9 @@ pub(crate) const fn typer2(config: &Config) -> u32 {
     (config.nassgi_cap as u32) << 8
 }
 
-/// Offsets of the registers with a bit for each interrupt, in blocks of [`BITS_BLOCK`] bytes.
+/// Offsets of the registers with a bit for each interrupt, in blocks of [`offset::BITS_BLOCK`] bytes.
 const BITS_START: u64 = offset::IGROUPR;
 const BITS_END: u64 = offset::IPRIORITYR;
-const BITS_BLOCK: u64 = 0x80;
 
 /// Offsets of the registers with a byte for each interrupt.
 const PRIORITIES_START: u64 = offset::IPRIORITYR;
@@ -108,29 +107,6 @@ const PRIORITIES_END: u64 = 0x0800;
 /// Offsets of the registers with two bits for each interrupt.
 const TRIGGERS_START: u64 = offset::ICFGR;
 const TRIGGERS_END: u64 = 0x0d00;
-
-/// Returns `GICD_TYPER` (12.9). Cases `ident.typer_intid_bits`, `ident.typer_lpis_agree`,
-/// `ident.typer_num_lpis`, `ident.gicd_typer_is_read_only`.
-pub(crate) fn typer(config: &Config) -> u64 {
-    let lines = one_less(config.spi_end().div_ceil(32));
-    // num_LPIs: 2^(n + 1) LPIs; 0 for all LPIs of IDbits, as on most implementations. Linux warns
-    // of a number beyond the LPIs of 16 bits of INTID.
-    let num_lpis = match config.lpis {
-        0 | LPIS_OF_16_BITS => 0,
-        lpis => one_less(lpis.trailing_zeros()),
-    };
-    let lpis = num_lpis << 11 | u64::from(config.lpis != 0) << 17;
-
-    // MBIS, IDbits, A3V, No1N, RSS.
-    lines
-        | lpis
-        | extended::typer(config)
-        | 1 << 16
-        | one_less(config.intid_bits()) << 19
-        | 1 << 24
-        | 1 << 25
-        | 1 << 26
-}
 
 /// Reads the distributor register at the offset `at`. Returns `None` if the vCPU has to retry the
 /// access.
@@ -144,11 +120,11 @@ pub(crate) fn gicd_read<H: Host>(
 
     Some(match (at, width) {
         (BITS_START..BITS_END, Width::Word) => {
-            let bank = distributor.bank(at % BITS_BLOCK / 4);
-            return access.read_bits(bank, at & !(BITS_BLOCK - 1));
+            let bank = distributor.bank(at % offset::BITS_BLOCK / 4);
+            return access.read_bits(bank, at & !(offset::BITS_BLOCK - 1));
         }
         (CTLR, Width::Word) => u64::from(ctlr(vm, access.pin)),
-        (TYPER, Width::Word) => typer(&vm.config),
+        (TYPER, Width::Word) => distributor.typer,
         (IIDR_OFFSET, Width::Word) => u64::from(IIDR),
         (PRIORITIES_START..PRIORITIES_END, Width::Byte | Width::Word) => {
             let place = at.wrapping_sub(PRIORITIES_START);
@@ -187,8 +163,8 @@ pub(crate) fn gicd_write<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, at: u64, width: 
 
     match (at, width) {
         (BITS_START..BITS_END, Width::Word) => {
-            let bank = distributor.bank(at % BITS_BLOCK / 4);
-            bank::write_bits(vm, pin, bank, at & !(BITS_BLOCK - 1), value);
+            let bank = distributor.bank(at % offset::BITS_BLOCK / 4);
+            bank::write_bits(vm, pin, bank, at & !(offset::BITS_BLOCK - 1), value);
         }
         (CTLR, Width::Word) => {
             let old = distributor.group_enables();

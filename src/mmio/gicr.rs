@@ -213,26 +213,15 @@ fn gicr_read_sgi<H: Host>(
     at: u64,
     width: Width,
 ) -> Option<u64> {
-    if extended::is_of_ppis(at) {
-        return extended::gicr_read(access, owner, at, width);
-    }
-
     let bank = private_bank(owner);
-    if let 0x0400..0x0420 = at {
-        return Some(match width {
-            Width::Byte | Width::Word => bank.priorities(at as usize & 0x1f, width),
-            _ => 0,
-        });
-    }
-
-    if width != Width::Word {
-        return Some(0);
-    }
-
-    Some(match at {
-        offset::ICFGR => bank.triggers(),
-        ICFGR1 => bank.half(true).triggers(),
-        _ => return Some(access.read_bits(bank, at)? | virtual_sgis(access, owner, at)),
+    Some(match (at, width) {
+        (0x0400..0x0420, Width::Byte | Width::Word) => bank.priorities(at as usize & 0x1f, width),
+        (offset::ICFGR, Width::Word) => bank.triggers(),
+        (ICFGR1, Width::Word) => bank.half(true).triggers(),
+        (_, Width::Word) if at % offset::BITS_BLOCK == 0 => {
+            access.read_bits(bank, at)? | virtual_sgis(access, owner, at)
+        }
+        _ => return extended::gicr_read(access, owner, at, width),
     })
 }
 
@@ -347,23 +336,20 @@ fn gicr_write_sgi<H: Host>(
     width: Width,
     value: u64,
 ) {
-    if extended::is_of_ppis(at) {
-        extended::gicr_write(vm, pin, owner, at, width, value);
-        return;
-    }
-
     let bank = private_bank(owner);
     match (at, width) {
         (0x0400..0x0420, Width::Byte | Width::Word) => {
             bank::write_priorities(vm, pin, bank, at as usize & 0x1f, width, value);
         }
         (ICFGR1, Width::Word) => bank::write_triggers(vm, pin, bank.half(true), value),
-        (_, Width::Word) if vm.direct.is_some() => {
-            let left = write_virtual_sgis(vm, pin, owner, at, value);
+        (_, Width::Word) if at % offset::BITS_BLOCK == 0 => {
+            let left = match vm.direct {
+                Some(_) => write_virtual_sgis(vm, pin, owner, at, value),
+                None => value,
+            };
             bank::write_bits(vm, pin, bank, at, left);
         }
-        (_, Width::Word) => bank::write_bits(vm, pin, bank, at, value),
-        _ => {}
+        _ => extended::gicr_write(vm, pin, owner, at, width, value),
     }
 
     if vm.direct.is_some() && direct::sgi::is_to_follow(vm, pin, owner) {

@@ -13,7 +13,7 @@
 
 use alloc::boxed::Box;
 
-use crate::config::Config;
+use crate::config::{Config, LPIS_OF_16_BITS};
 use crate::fixed::FixedSlice;
 use crate::intid::{IntId, VcpuId};
 use crate::sync::Ordering::Relaxed;
@@ -25,6 +25,34 @@ use crate::vm::rwp::{Awaited, Control, Looks};
 
 /// `GICD_CTLR.nASSGIreq`, in [`Distributor::control`] as in the register.
 pub(crate) const NO_ACTIVE_SGIS: u32 = 1 << 8;
+
+/// Returns `GICD_TYPER` of a GICv3 (12.9). Cases `ident.typer_intid_bits`, `ident.typer_lpis_agree`,
+/// `ident.typer_num_lpis`, `ident.gicd_typer_is_read_only`, `extended.typer`.
+pub(crate) fn typer(config: &Config) -> u64 {
+    let less_one = |count: u32| u64::from(count.wrapping_sub(1));
+    // num_LPIs: 2^(n + 1) LPIs; 0 for all LPIs of IDbits, as on most implementations. Linux warns
+    // of a number beyond the LPIs of 16 bits of INTID.
+    let num_lpis = match config.lpis {
+        0 | LPIS_OF_16_BITS => 0,
+        lpis => less_one(lpis.trailing_zeros()),
+    };
+    // ESPI_range: "Maximum Extended SPI INTID is 32 * (ESPI_range + 1) + 4095."
+    let extended = match config.extended_spis {
+        0 => 0,
+        spis => 1 << 8 | less_one(spis / 32) << 27,
+    };
+
+    // ITLinesNumber, num_LPIs, MBIS, LPIS, IDbits, A3V, No1N, RSS.
+    less_one(config.spi_end().div_ceil(32))
+        | extended
+        | num_lpis << 11
+        | 1 << 16
+        | u64::from(config.lpis != 0) << 17
+        | less_one(config.intid_bits()) << 19
+        | 1 << 24
+        | 1 << 25
+        | 1 << 26
+}
 
 /// A range of SPIs, without holes.
 struct Range {
@@ -84,6 +112,8 @@ pub(crate) struct Distributor {
     /// vCPUs to look at before `GICD_CTLR.RWP` reads 0.
     pub(crate) rwp_looks: Looks,
     pub(crate) broadcasts: Broadcasts,
+    /// `GICD_TYPER` of a GICv3, made once: saves 20 of the 127 instructions of a read.
+    pub(crate) typer: u64,
     /// The SPIs, from INTID 32 on.
     spis: Range,
     /// The extended SPIs, from INTID 4096 on.
@@ -106,6 +136,7 @@ impl Distributor {
             rwp_vcpus: Awaited::default(),
             rwp_looks: Looks::default(),
             broadcasts: Broadcasts::new(),
+            typer: typer(config),
             spis: Range::new(IntId::FIRST_SPI, config.spis, first),
             extended: Range::new(IntId::FIRST_EXTENDED_SPI, config.extended_spis, first),
             propbaser: AtomicU64::new(0),

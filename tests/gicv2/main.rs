@@ -338,6 +338,24 @@ fn one_of_several_targets_takes_an_spi() {
 }
 
 #[test]
+fn an_spi_leaves_a_vcpu_that_powers_off_for_another_target() {
+    let guest = Guest::new(2);
+    guest.edge_spi(40, 0);
+    guest.write_byte(0, ITARGETSR + 40, 0b11);
+    guest.write(0, PMR, 0);
+    guest.0.inject_spi(40);
+    assert_eq!(guest.lines(1), IRQ);
+    guest.write(0, PMR, 0xf0);
+    assert_ne!(guest.lines(0), IRQ);
+
+    guest.0.exit(1);
+    guest.0.power_off(1);
+    assert_eq!(guest.lines(0), IRQ);
+    assert_eq!(guest.read(0, IAR), 40);
+    guest.finish();
+}
+
+#[test]
 fn an_access_of_no_vcpu_finds_no_banked_register() {
     let guest = Guest::new(2);
     let pin = guest.0.pin();

@@ -23,10 +23,9 @@ const CTLR: u64 = 0x000;
 const TYPER: u64 = 0x004;
 const IIDR_OFFSET: u64 = 0x008;
 
-/// Registers with a bit for each interrupt, in blocks of [`BITS_BLOCK`] bytes.
+/// Registers with a bit for each interrupt, in blocks of [`offset::BITS_BLOCK`] bytes.
 const BITS_START: u64 = offset::IGROUPR;
 const BITS_END: u64 = offset::IPRIORITYR;
-const BITS_BLOCK: u64 = 0x80;
 
 /// Registers with a byte for each interrupt.
 const PRIORITIES_START: u64 = offset::IPRIORITYR;
@@ -107,8 +106,8 @@ pub(super) fn read<H: Host>(access: &Access<'_, H>, at: u64, width: Width) -> Op
         (TYPER, Width::Word) => typer(vm),
         (IIDR_OFFSET, Width::Word) => u64::from(IIDR),
         (BITS_START..BITS_END, Width::Word) => {
-            let bank = bank(vm, reader, at % BITS_BLOCK / 4);
-            return access.read_bits(bank, at & !BITS_BLOCK.wrapping_sub(1));
+            let bank = bank(vm, reader, at % offset::BITS_BLOCK / 4);
+            return access.read_bits(bank, at & !offset::BITS_BLOCK.wrapping_sub(1));
         }
         (PRIORITIES_START..PRIORITIES_END, Width::Byte | Width::Word) => {
             let place = at.wrapping_sub(PRIORITIES_START);
@@ -151,8 +150,8 @@ pub(super) fn write<H: Host>(
     match (at, width) {
         (CTLR, Width::Word) => group_enables::write(vm, pin, value as u32 & CTLR_GROUPS),
         (BITS_START..BITS_END, Width::Word) => {
-            let register = at & !BITS_BLOCK.wrapping_sub(1);
-            let number = at % BITS_BLOCK / 4;
+            let register = at & !offset::BITS_BLOCK.wrapping_sub(1);
+            let number = at % offset::BITS_BLOCK / 4;
             let bank = bank(vm, writer, number);
             let word = match (number, register) {
                 (0, offset::ISENABLER | offset::ICENABLER | offset::ISPENDR | offset::ICPENDR) => {

@@ -52,6 +52,7 @@ pub(super) fn claims<H: Host>(vm: &Vm<H>, gpa: u64) -> bool {
 }
 
 /// Reads the register at `gpa` for `vcpu`, whose access has trapped on `cpu`.
+#[inline(never)]
 pub(super) fn read_of<H: Host, I: CpuInterface>(
     vm: &Vm<H>,
     cpu: &Cpu<I>,
@@ -70,6 +71,7 @@ pub(super) fn read_of<H: Host, I: CpuInterface>(
 }
 
 /// Reads the register at `gpa` for no vCPU.
+#[inline(never)]
 pub(super) fn read<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, gpa: u64, width: Width) -> MmioOutcome {
     read_shared(vm, pin, None, gpa, width, frame(vm, gpa))
 }
@@ -105,6 +107,7 @@ fn read_shared<H: Host>(
 }
 
 /// Writes the register at `gpa` for `vcpu`, whose access has trapped on `cpu`.
+#[inline(never)]
 pub(super) fn write_of<H: Host, I: CpuInterface>(
     vm: &Vm<H>,
     cpu: &Cpu<I>,
@@ -130,6 +133,7 @@ pub(super) fn write_of<H: Host, I: CpuInterface>(
 }
 
 /// Writes the register at `gpa` for no vCPU.
+#[inline(never)]
 pub(super) fn write<H: Host>(
     vm: &Vm<H>,
     pin: &CpuPin<'_>,
