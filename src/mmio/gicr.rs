@@ -218,7 +218,7 @@ fn gicr_read_sgi<H: Host>(
         (0x0400..0x0420, Width::Byte | Width::Word) => bank.priorities(at as usize & 0x1f, width),
         (offset::ICFGR, Width::Word) => bank.triggers(),
         (ICFGR1, Width::Word) => bank.half(true).triggers(),
-        (_, Width::Word) if at % offset::BITS_BLOCK == 0 => {
+        (_, Width::Word) if at.is_multiple_of(offset::BITS_BLOCK) => {
             access.read_bits(bank, at)? | virtual_sgis(access, owner, at)
         }
         _ => return extended::gicr_read(access, owner, at, width),
@@ -342,7 +342,7 @@ fn gicr_write_sgi<H: Host>(
             bank::write_priorities(vm, pin, bank, at as usize & 0x1f, width, value);
         }
         (ICFGR1, Width::Word) => bank::write_triggers(vm, pin, bank.half(true), value),
-        (_, Width::Word) if at % offset::BITS_BLOCK == 0 => {
+        (_, Width::Word) if at.is_multiple_of(offset::BITS_BLOCK) => {
             let left = match vm.direct {
                 Some(_) => write_virtual_sgis(vm, pin, owner, at, value),
                 None => value,
