@@ -141,6 +141,23 @@ struct Redistributor {
     dirty: u8,
 }
 
+/// Returns the numbers of the bits in a pending table that are 1, eight bytes at a time.
+fn ones(table: &[u8]) -> impl Iterator<Item = usize> {
+    let words = table.chunks_exact(8).enumerate();
+    words
+        .map(|(at, bytes)| {
+            (
+                at,
+                u64::from_le_bytes(bytes.try_into().expect("eight bytes")),
+            )
+        })
+        .filter(|(_, word)| *word != 0)
+        .flat_map(|(at, word)| {
+            let bits = (0..64).filter(move |bit| word >> bit & 1 != 0);
+            bits.map(move |bit| at * 64 + bit)
+        })
+}
+
 impl State {
     fn table(&self, at: u64) -> &Vec<u8> {
         self.tables
@@ -208,15 +225,7 @@ impl State {
 
     /// Returns the pending and enabled virtual interrupt of the highest priority.
     fn first(&mut self, cpu: u16, vpe: u16) -> Option<usize> {
-        let table = self.table(self.vpes[&vpe].table).iter();
-        let pending: Vec<usize> = (table.enumerate())
-            .filter(|(_, byte)| **byte != 0)
-            .flat_map(|(at, byte)| {
-                (0..8)
-                    .filter(move |bit| byte >> bit & 1 != 0)
-                    .map(move |bit| at * 8 + bit)
-            })
-            .collect();
+        let pending: Vec<usize> = ones(self.table(self.vpes[&vpe].table)).collect();
         let enabled = pending.into_iter().filter_map(|lpi| {
             let byte = self.configuration(cpu, vpe, lpi);
             (byte & 1 != 0).then_some((byte & 0xfc, lpi))

@@ -7,7 +7,7 @@ use vgic::gicv4::command::Command;
 use vgic::gicv4::{Gicv4, Gicv41, ItsFault, PhysicalDevice, PhysicalIts, VpeId};
 use vgic::intid::{CpuId, DeviceId, EventId, ItsId, VcpuId};
 
-use super::{Model, Sent, physical};
+use super::{Model, Sent, ones, physical};
 
 thread_local! {
     static WAITS: Cell<u64> = const { Cell::new(0) };
@@ -152,10 +152,8 @@ impl Model {
         let mut found = Vec::new();
         for (number, vpe) in &state.vpes {
             let owner = state.owners.get(number).copied();
-            for (at, byte) in (0..).zip(state.table(vpe.table)) {
-                let bits = (0..8).filter(|bit| byte >> bit & 1 != 0);
-                found.extend(bits.map(|bit| (owner, at * 8 + bit)));
-            }
+            let pending = ones(state.table(vpe.table));
+            found.extend(pending.map(|vintid| (owner, vintid as u32)));
         }
         found
     }
