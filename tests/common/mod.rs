@@ -12,6 +12,7 @@ pub mod its;
 pub mod kvm;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
@@ -66,6 +67,19 @@ pub struct TestHost {
     meanwhile: Mutex<Option<(&'static str, Interruption)>>,
 }
 
+/// Cuts `length` bytes from `gpa` on by pages: the page's number, the offset there, and the part of
+/// the bytes.
+fn by_page(gpa: u64, length: usize) -> impl Iterator<Item = (u64, usize, Range<usize>)> {
+    let mut done = 0;
+    std::iter::from_fn(move || {
+        let at = gpa + done as u64;
+        let offset = at as usize & 0xfff;
+        let part = done..length.min(done + 4096 - offset);
+        done = part.end;
+        (!part.is_empty()).then_some((at >> 12, offset, part))
+    })
+}
+
 impl TestHost {
     /// Returns the host of a machine with a GICv4.
     pub fn with_gicv4(gicv4: Arc<dyn Gicv4>) -> Self {
@@ -82,9 +96,9 @@ impl TestHost {
     pub fn write_ram(&self, gpa: u64, bytes: &[u8]) {
         assert!(gpa >= RAM && gpa + bytes.len() as u64 <= RAM + RAM_SIZE);
         let mut pages = self.pages.lock().unwrap();
-        for (at, byte) in (gpa..).zip(bytes) {
-            let page = pages.entry(at >> 12).or_insert_with(|| Box::new([0; 4096]));
-            page[at as usize & 0xfff] = *byte;
+        for (page, at, part) in by_page(gpa, bytes.len()) {
+            let page = pages.entry(page).or_insert_with(|| Box::new([0; 4096]));
+            page[at..][..part.len()].copy_from_slice(&bytes[part]);
         }
     }
 
@@ -121,10 +135,11 @@ impl Host for TestHost {
             return Err(BadAddress);
         }
         let pages = self.pages.lock().unwrap();
-        for (at, byte) in (gpa..).zip(buffer) {
-            *byte = pages
-                .get(&(at >> 12))
-                .map_or(0, |page| page[at as usize & 0xfff]);
+        for (page, at, part) in by_page(gpa, buffer.len()) {
+            match pages.get(&page) {
+                Some(page) => buffer[part.clone()].copy_from_slice(&page[at..][..part.len()]),
+                None => buffer[part].fill(0),
+            }
         }
         Ok(())
     }
