@@ -38,6 +38,12 @@ pub const V1: VcpuId = match VcpuId::new(1) {
     None => unreachable!(),
 };
 
+/// vCPU 2.
+pub const V2: VcpuId = match VcpuId::new(2) {
+    Some(id) => id,
+    None => unreachable!(),
+};
+
 /// The models' SPI: edge-triggered.
 pub const SPI: u32 = 40;
 /// The models' PPI: edge-triggered.

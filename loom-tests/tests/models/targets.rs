@@ -2,7 +2,7 @@
 //! device, with an SPI of two targets. The SPI is at one that takes it.
 
 use loom::sync::Arc;
-use loom_tests::{Machine, SPI, V0, V1, check, sole, spawn, spawn_on};
+use loom_tests::{Machine, SPI, V0, V1, V2, check, sole, spawn, spawn_on};
 use vgic::Cpu;
 use vgic::cpu_interface::software::SoftwareInterface;
 use vgic::intid::{IntId, VcpuId};
@@ -32,14 +32,25 @@ fn load(machine: &Machine, cpu: &Cpu<SoftwareInterface>, vcpu: VcpuId, mask: u64
 /// Returns a VM with a GICv2 and two vCPUs, each with its CPU, the first open and the second
 /// closed, and an SPI of both.
 fn started() -> (Arc<Machine>, [Cpu<SoftwareInterface>; 2]) {
-    let machine = Arc::new(Machine::with_gicv2(2));
-    let cpus = [machine.cpu(0), machine.cpu(1)];
-    load(&machine, &cpus[0], V0, OPEN);
-    load(&machine, &cpus[1], V1, CLOSED);
+    let (machine, cpus) = started_with([V0, V1].map(|vcpu| (vcpu, vcpu == V0)));
+    (machine, cpus)
+}
+
+/// Returns a VM with a GICv2 and these vCPUs, each with its CPU, open or not, and an SPI of all of
+/// them.
+fn started_with<const N: usize>(
+    vcpus: [(VcpuId, bool); N],
+) -> (Arc<Machine>, [Cpu<SoftwareInterface>; N]) {
+    let machine = Arc::new(Machine::with_gicv2(N as u8));
+    let cpus = vcpus.map(|(vcpu, is_open)| {
+        let cpu = machine.cpu(vcpu.index() as u16);
+        load(&machine, &cpu, vcpu, if is_open { OPEN } else { CLOSED });
+        cpu
+    });
     let cpu = &cpus[0];
     machine.gicd_of(cpu, V0, ICFGR2, Width::Word, 2 << (2 * (SPI - 32)));
     machine.gicd_of(cpu, V0, ISENABLER1, Width::Word, 1 << (SPI - 32));
-    machine.gicd_of(cpu, V0, TARGETS, Width::Byte, 0b11);
+    machine.gicd_of(cpu, V0, TARGETS, Width::Byte, (1 << N) - 1);
     (machine, cpus)
 }
 
@@ -66,14 +77,20 @@ fn take(machine: &Machine, cpu: &Cpu<SoftwareInterface>, vcpu: VcpuId) -> usize 
 
 /// Takes the SPI wherever it is, and checks that the VM ends with nothing. Returns how many times
 /// each vCPU has taken it.
-fn take_all(machine: Arc<Machine>, cpus: &[Cpu<SoftwareInterface>; 2]) -> [usize; 2] {
-    let mut taken = [0; 2];
+fn take_all<const N: usize>(
+    machine: Arc<Machine>,
+    cpus: &[Cpu<SoftwareInterface>; N],
+) -> [usize; N] {
+    let vcpus = [V0, V1, V2];
+    let mut taken = [0; N];
     for _ in 0..2 {
-        taken[0] += take(&machine, &cpus[0], V0);
-        taken[1] += take(&machine, &cpus[1], V1);
+        for (taken, (cpu, vcpu)) in taken.iter_mut().zip(cpus.iter().zip(vcpus)) {
+            *taken += take(&machine, cpu, vcpu);
+        }
     }
-    machine.put(&cpus[0], V0);
-    machine.put(&cpus[1], V1);
+    for (cpu, vcpu) in cpus.iter().zip(vcpus) {
+        machine.put(cpu, vcpu);
+    }
     sole(machine).finish(&cpus[0]);
     taken
 }
@@ -123,5 +140,21 @@ fn one_closes_against_a_device() {
         machine.gicc(&cpus[0], V0, PMR, CLOSED);
         device.join();
         assert_eq!(take_all(machine, &cpus), [0, 1]);
+    });
+}
+
+/// Races two vCPUs that close their interfaces, with a third open. The SPI, pending before at the
+/// first, is taken by the third.
+#[test]
+fn two_close() {
+    check(2, || {
+        let (machine, [cpu, second, third]) = started_with([V0, V1, V2].map(|vcpu| (vcpu, true)));
+        raise(&machine, &cpu);
+        let other = spawn_on(&machine, second, |machine, cpu| {
+            machine.gicc(cpu, V1, PMR, CLOSED);
+        });
+        machine.gicc(&cpu, V0, PMR, CLOSED);
+        let ((), second) = other.join_with_cpu();
+        assert_eq!(take_all(machine, &[cpu, second, third]), [0, 0, 1]);
     });
 }
