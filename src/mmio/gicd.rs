@@ -96,7 +96,8 @@ pub(crate) const fn typer2(config: &Config) -> u32 {
     (config.nassgi_cap as u32) << 8
 }
 
-/// Offsets of the registers with a bit for each interrupt, in blocks of [`offset::BITS_BLOCK`] bytes.
+/// Offsets of the registers with a bit for each interrupt, in blocks of [`offset::BITS_BLOCK`]
+/// bytes.
 const BITS_START: u64 = offset::IGROUPR;
 const BITS_END: u64 = offset::IPRIORITYR;
 

@@ -26,8 +26,9 @@ use crate::vm::rwp::{Awaited, Control, Looks};
 /// `GICD_CTLR.nASSGIreq`, in [`Distributor::control`] as in the register.
 pub(crate) const NO_ACTIVE_SGIS: u32 = 1 << 8;
 
-/// Returns `GICD_TYPER` of a GICv3 (12.9). Cases `ident.typer_intid_bits`, `ident.typer_lpis_agree`,
-/// `ident.typer_num_lpis`, `ident.gicd_typer_is_read_only`, `extended.typer`.
+/// Returns `GICD_TYPER` of a GICv3 (12.9). Cases `ident.typer_intid_bits`,
+/// `ident.typer_lpis_agree`, `ident.typer_num_lpis`, `ident.gicd_typer_is_read_only`,
+/// `extended.typer`.
 pub(crate) fn typer(config: &Config) -> u64 {
     let less_one = |count: u32| u64::from(count.wrapping_sub(1));
     // num_LPIs: 2^(n + 1) LPIs; 0 for all LPIs of IDbits, as on most implementations. Linux warns

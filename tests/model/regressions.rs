@@ -377,8 +377,8 @@ fn a_virtual_lpi_that_moves_back_has_its_configuration_read_again() {
 }
 
 /// Sets a pending bit in the table of a PE that an LPI is not routed to. The LPI is pending in a
-/// list register, and its event is direct again after a `MOVALL`: it becomes pending in the hardware
-/// as well.
+/// list register, and its event is direct again after a `MOVALL`: it becomes pending in the
+/// hardware as well.
 #[test]
 fn a_bit_in_another_table_is_a_second_pending_state() {
     check_on(
