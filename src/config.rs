@@ -188,8 +188,9 @@ pub struct Config {
     /// the VM's description. The guest never receives the interrupt.
     pub maintenance: IntId,
     /// A GICv2 for the guest in place of the GICv3, for at most 8 vCPUs, all present from the
-    /// start. There are no redistributors, LPIs and ITSes then. The guest's accesses to the CPU
-    /// interface trap, and the embedder drives the guest's IRQ and FIQ:
+    /// start. There are no redistributors, LPIs, ITSes and extended interrupts then, and
+    /// `nassgi_cap` is false: anything else is [`ConfigError::NotOfGicv2`]. The guest's accesses to
+    /// the CPU interface trap, and the embedder drives the guest's IRQ and FIQ:
     /// [`Vgic::virtual_lines`](crate::Vgic::virtual_lines).
     pub gicv2: Option<Gicv2Config>,
 }
@@ -219,7 +220,9 @@ impl Config {
     }
 
     /// Gives the guest a GICv2 in place of the GICv3, with the frames of QEMU's `virt` board: a CPU
-    /// interface at 0x0801_0000, and a GICv2m frame at 0x0802_0000 for the SPIs 80-143.
+    /// interface at 0x0801_0000, and a GICv2m frame at 0x0802_0000 for the SPIs 80-143. A VM with
+    /// fewer than 112 SPIs needs another frame, or none ([`Gicv2Config::v2m`]). Removes the
+    /// redistributors: call after [`Config::with_max_vcpus`], which adds them.
     #[must_use]
     pub fn with_gicv2(mut self) -> Self {
         self.redistributors.clear();

@@ -123,7 +123,8 @@ pub trait Host: Send + Sync {
     /// * a physical PPI's vCPU leaves the CPU ([`crate::Vgic::vcpu_put`],
     ///   [`crate::Vgic::power_off`]);
     /// * the interrupt is disconnected ([`crate::Vgic::disconnect_spi`],
-    ///   [`crate::Vgic::disconnect_ppi`]), or the VM ends.
+    ///   [`crate::Vgic::disconnect_ppi`]), or the VM ends;
+    /// * the guest has a GICv2, and ends the interrupt.
     ///
     /// A PPI is one of the calling CPU. One exception: a VM that is dropped with a vCPU on a CPU
     /// deactivates the PPIs of that CPU, and interrupts that are perhaps inactive already.

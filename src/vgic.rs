@@ -178,9 +178,9 @@ impl<H: Host> Vgic<H> {
     }
 
     /// Returns the IRQ and the FIQ that `vcpu`'s CPU interface asserts, in a VM with a GICv2
-    /// ([`Config::gicv2`]). The embedder calls after [`Vgic::enter`], and writes both to
-    /// `HCR_EL2.VI` and `VF` before it enters the guest. Both are false in another VM, whose lines
-    /// the hardware drives, and for a vCPU that is not in the guest on `cpu`.
+    /// ([`Config::gicv2`]). Call after each [`Vgic::enter`], and write `irq` to `HCR_EL2.VI` and
+    /// `fiq` to `VF` before the exception return. Both are false in a VM with a GICv3, whose IRQ
+    /// and FIQ the hardware drives, and for a vCPU that is not in the guest on `cpu`.
     #[inline]
     pub fn virtual_lines<I: CpuInterface>(
         &self,
@@ -433,9 +433,13 @@ impl<H: Host> Vgic<H> {
     }
 
     /// Writes the register at guest-physical address `gpa` for `vcpu`, after a trapped access on
-    /// `cpu`. In a VM with a GICv2, whose CPUs have registers of their own at one address, the call
-    /// takes the place of [`Vgic::mmio_write`], which ignores a write of such a register. In
-    /// another VM the two are the same.
+    /// `cpu`. In a VM with a GICv2 the call takes the place of [`Vgic::mmio_write`], which ignores
+    /// writes of registers that each vCPU has for itself: those of SGIs and PPIs, `GICD_SGIR`, and
+    /// all of the CPU interface. In another VM the two are the same.
+    ///
+    /// Call after [`Vgic::exit`]: before it, a write of the CPU interface is ignored. An address
+    /// outside the frames answers [`MmioOutcome::Unclaimed`]. A write never answers
+    /// [`MmioOutcome::Retry`].
     ///
     /// # Errors
     /// [`AccessError`]; an access that fails has no effect.

@@ -148,10 +148,11 @@ impl Ich {
     /// Returns the interface of a CPU with INTIDs 1024-8191 in list registers and guests, although
     /// `ICC_CTLR_EL1.ExtRange` is 0.
     ///
-    /// For an emulator without extended interrupts, such as QEMU 10, where ExtRange is 0, but a
-    /// virtual INTID in the range is as any other. The architecture says UNPREDICTABLE. A guest
-    /// reads 0 in `ICC_CTLR_EL1.ExtRange`, and may warn, unless `shown`: the register then traps,
-    /// as on a CPU without TDIR ([`Vtr`]), and the vGIC's answer has the range.
+    /// For an emulator that takes these INTIDs all the same, such as QEMU 10. On hardware the
+    /// architecture says UNPREDICTABLE. With `shown`, the guest reads ExtRange as 1:
+    /// `ICC_CTLR_EL1`, `ICC_PMR_EL1` and `ICC_RPR_EL1` trap, as on a CPU without TDIR ([`Vtr`]),
+    /// and the embedder passes them on. Otherwise the guest reads 0, and may warn, but on a CPU
+    /// without TDIR reads 1.
     #[inline]
     #[must_use]
     pub const fn assume_extended_range(self, shown: bool) -> Self {
