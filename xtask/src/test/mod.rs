@@ -23,7 +23,7 @@ runs whether or not those before it passed. The last line is `N passed, N
 failed`; the exit status is 0 only if none failed.
 
 Examples:
-  cargo xtask test                            every gate, some 35 minutes
+  cargo xtask test                            every gate, about an hour
                                               on two CPUs
   cargo xtask test --list                     the gates: their slugs and names
   cargo xtask test --only fmt --only clippy   these gates
