@@ -144,18 +144,11 @@ struct Redistributor {
 /// Returns the numbers of the bits in a pending table that are 1, eight bytes at a time.
 fn ones(table: &[u8]) -> impl Iterator<Item = usize> {
     let words = table.chunks_exact(8).enumerate();
-    words
-        .map(|(at, bytes)| {
-            (
-                at,
-                u64::from_le_bytes(bytes.try_into().expect("eight bytes")),
-            )
-        })
-        .filter(|(_, word)| *word != 0)
-        .flat_map(|(at, word)| {
-            let bits = (0..64).filter(move |bit| word >> bit & 1 != 0);
-            bits.map(move |bit| at * 64 + bit)
-        })
+    let others = words.filter(|(_, bytes)| *bytes != [0; 8]);
+    others.flat_map(|(at, bytes)| {
+        let bits = (0..64).filter(|bit| bytes[bit / 8] >> (bit % 8) & 1 != 0);
+        bits.map(move |bit| at * 64 + bit)
+    })
 }
 
 impl State {

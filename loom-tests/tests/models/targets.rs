@@ -1,5 +1,5 @@
 //! `targets`: CPU interfaces of a GICv2 that open and close, against each other and against a
-//! device, with an SPI of two targets. The SPI is at one that takes it.
+//! device, with an SPI of two or three targets. The SPI is at one that takes it.
 
 use loom::sync::Arc;
 use loom_tests::{Machine, SPI, V0, V1, V2, check, sole, spawn, spawn_on};
@@ -32,8 +32,7 @@ fn load(machine: &Machine, cpu: &Cpu<SoftwareInterface>, vcpu: VcpuId, mask: u64
 /// Returns a VM with a GICv2 and two vCPUs, each with its CPU, the first open and the second
 /// closed, and an SPI of both.
 fn started() -> (Arc<Machine>, [Cpu<SoftwareInterface>; 2]) {
-    let (machine, cpus) = started_with([V0, V1].map(|vcpu| (vcpu, vcpu == V0)));
-    (machine, cpus)
+    started_with([(V0, true), (V1, false)])
 }
 
 /// Returns a VM with a GICv2 and these vCPUs, each with its CPU, open or not, and an SPI of all of

@@ -99,11 +99,11 @@ impl Machine {
             .filter(|intid| self.is_latched(*intid))
             .collect();
         self.write_enable_lpis(pe, of, true);
-        let has = pending
-            .into_iter()
-            .filter(|intid| self.hardware_has(*intid));
-        let doubled: Vec<u32> = has.collect();
-        self.doubled.extend(doubled);
+        for intid in pending {
+            if self.hardware_has(intid) {
+                self.doubled.insert(intid);
+            }
+        }
         self.note_enabling(&before);
     }
 
